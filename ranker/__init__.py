@@ -1,0 +1,1 @@
+"""The ranking model: a foundation decoder inside a TorchRec ranker, cut for serving at `ProfileState`."""
