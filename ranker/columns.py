@@ -1,0 +1,67 @@
+"""Named id columns: how sparse features lie in one fixed-width `[B, W]` matrix of ids.
+
+Shapes: B rows (requests or candidates), W id columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Pooling = Literal["sum", "mean"]
+
+
+@dataclass(frozen=True)
+class SparseField:
+    """A sparse feature before it has a place: its columns, its vocabulary rows, and how a bag is pooled."""
+
+    name: str
+    num_columns: int
+    num_rows: int
+    pooling: Pooling = "mean"
+
+
+@dataclass(frozen=True)
+class SparseColumn:
+    """A sparse feature: ids of columns `[first, first + num_columns)` pool into one vector of width `dim`."""
+
+    name: str
+    first: int
+    num_columns: int
+    pooling: Pooling
+    num_rows: int
+    dim: int
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("sum", "mean"):
+            raise ValueError(f"sparse feature {self.name!r}: pooling is {self.pooling!r}; use 'sum' or 'mean'")
+        if self.num_columns < 1 or self.num_rows < 1:
+            raise ValueError(
+                f"sparse feature {self.name!r} has {self.num_columns} columns and {self.num_rows} rows;"
+                " both must be at least 1"
+            )
+        if self.dim < 4 or self.dim % 4:
+            raise ValueError(
+                f"sparse feature {self.name!r}: dim is {self.dim}; FBGEMM's fused tables need a multiple of 4"
+            )
+
+
+def place(fields: Iterable[SparseField], dim: int) -> tuple[SparseColumn, ...]:
+    """Lay fields side by side in their order, each with embedding width `dim`."""
+    columns: list[SparseColumn] = []
+    first = 0
+    for field in fields:
+        columns.append(SparseColumn(field.name, first, field.num_columns, field.pooling, field.num_rows, dim))
+        first += field.num_columns
+    return tuple(columns)
+
+
+def total_columns(columns: Iterable[SparseField | SparseColumn]) -> int:
+    """W, the id columns of all features together."""
+    return sum(column.num_columns for column in columns)
+
+
+def total_dim(columns: Iterable[SparseColumn]) -> int:
+    """Width of the concatenated embeddings."""
+    return sum(column.dim for column in columns)
