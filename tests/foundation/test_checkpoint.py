@@ -1,0 +1,115 @@
+"""Checkpoints: exact, atomic, the newest two kept, with and without a process group."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from foundation.checkpoint import checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint
+
+
+def _state(value: float) -> dict:
+    return {
+        "model": {"weight": torch.full((3, 2), value), "bias": torch.full((2,), -value)},
+        "seen": torch.tensor([value, 2.0], dtype=torch.float64),
+    }
+
+
+def test_round_trip_is_exact_in_place_and_silent(tmp_path):
+    saved = {"model": {"weight": torch.randn(5, 3)}, "seen": torch.rand(2, dtype=torch.float64)}
+    loaded = {"model": {"weight": torch.zeros(5, 3)}, "seen": torch.zeros(2, dtype=torch.float64)}
+    weight = loaded["model"]["weight"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_checkpoint(tmp_path, 7, saved)
+        newest = latest_checkpoint(tmp_path)
+        assert newest is not None
+        load_checkpoint(newest, loaded)
+    assert checkpoint_step(newest) == 7
+    assert torch.equal(weight, saved["model"]["weight"])
+    assert torch.equal(loaded["seen"], saved["seen"])
+
+
+def test_keeps_the_newest_two(tmp_path):
+    for step in (1, 20, 300):
+        save_checkpoint(tmp_path, step, _state(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000020", "step-00000300"]
+
+
+def test_no_checkpoint_is_none(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "missing") is None
+
+
+def test_half_written_checkpoints_are_ignored_and_cleared(tmp_path):
+    first = save_checkpoint(tmp_path, 1, _state(1.0))
+    half = tmp_path / ".step-00000002.writing"
+    shutil.copytree(first, half)
+    without_metadata = tmp_path / "step-00000003"
+    shutil.copytree(first, without_metadata)
+    (without_metadata / ".metadata").unlink()
+    assert latest_checkpoint(tmp_path) == first
+    save_checkpoint(tmp_path, 2, _state(2.0))
+    assert not half.exists()
+
+
+def test_a_failing_save_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    first = save_checkpoint(tmp_path, 1, _state(1.0))
+
+    def fail_on_checkpoints(source, target):
+        if Path(target).name.startswith("step-"):
+            raise OSError("disk full")
+        rename(source, target)
+
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", fail_on_checkpoints)
+    with pytest.raises(OSError, match="disk full"):
+        save_checkpoint(tmp_path, 2, _state(2.0))
+    assert latest_checkpoint(tmp_path) == first
+
+
+def test_saving_a_step_again_replaces_it(tmp_path):
+    save_checkpoint(tmp_path, 4, _state(1.0))
+    save_checkpoint(tmp_path, 4, _state(2.0))
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None
+    loaded = _state(0.0)
+    load_checkpoint(newest, loaded)
+    assert loaded["model"]["weight"][0, 0] == 2.0
+
+
+def test_bad_names_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="step"):
+        save_checkpoint(tmp_path, -1, _state(0.0))
+    with pytest.raises(ValueError, match="step-NNNNNNNN"):
+        checkpoint_step(tmp_path)
+
+
+def _save_as_rank(rank: int, world_size: int, folder: Path) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=world_size
+    )
+    for step in (1, 2, 3):
+        save_checkpoint(folder / "checkpoints", step, _state(float(step)))
+    loaded = _state(0.0)
+    newest = latest_checkpoint(folder / "checkpoints")
+    assert newest is not None and checkpoint_step(newest) == 3
+    load_checkpoint(newest, loaded)
+    assert loaded["model"]["weight"][2, 1] == 3.0
+    dist.destroy_process_group()
+
+
+def test_two_ranks_save_and_one_process_loads(tmp_path):
+    mp.spawn(_save_as_rank, args=(2, tmp_path), nprocs=2)
+    newest = latest_checkpoint(tmp_path / "checkpoints")
+    assert newest is not None
+    loaded = _state(0.0)
+    load_checkpoint(newest, loaded)
+    assert torch.equal(loaded["seen"], _state(3.0)["seen"])
