@@ -1,0 +1,1 @@
+"""Pre-training on profiles' histories: data, tokens, decoder, releases."""

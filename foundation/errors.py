@@ -1,0 +1,26 @@
+"""Errors that a user can put right, and how a command reports them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class DataError(ValueError):
+    """Something is wrong with a user's data or schema; the message is one line: file, field, what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.split()))
+
+
+class DownloadError(DataError):
+    """A data set could not be fetched: no network, nothing cached, or not the file that was expected."""
+
+
+def run_command(main: Callable[[], object]) -> None:
+    """Runs a command; a `DataError` becomes its one line on stderr and exit status 2, any other error its trace."""
+    try:
+        main()
+    except DataError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,142 @@
+"""From columns of Parquet files to raw values, with errors that name file and column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from foundation.errors import DataError
+from foundation.raw_values import NO_NUMBER, NO_VALUE, hash_strings
+from foundation.schema import Feature
+
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+class Table:
+    """A Parquet file in memory whose columns are asked for by name and come out as raw values."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        """Reads the given columns of a Parquet file.
+
+        Raises:
+            DataError: the file is missing or unreadable, or has no such column.
+        """
+        self.path = path
+        try:
+            present = pl.read_parquet_schema(path)
+            absent = [column for column in columns if column not in present]
+            if absent:
+                raise DataError(
+                    f"{path}: no column {absent[0]!r}, which schema.toml asks for; it has {', '.join(present)}"
+                )
+            self.frame = pl.read_parquet(path, columns=list(dict.fromkeys(columns)))
+        except FileNotFoundError:
+            raise DataError(f"{path}: not found") from None
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+    def __len__(self) -> int:
+        return self.frame.height
+
+    def fail(self, column: str, problem: str) -> DataError:
+        """The error to raise about a column of this file."""
+        return DataError(f"{self.path}: column {column!r}: {problem}")
+
+    def ids(self, column: str) -> np.ndarray:
+        """Integers or strings as int64 ids `[rows]`; a null is an error."""
+        values = self.frame[column]
+        self._no_nulls(values)
+        return self._int64(values, "ids are integers or strings")
+
+    def names(self, column: str) -> list[str]:
+        """A column's values as text `[rows]`, for people; a null is an empty string."""
+        return self.frame[column].cast(pl.String).fill_null("").to_list()
+
+    def timestamps(self, column: str) -> np.ndarray:
+        """Unix seconds, int64 `[rows]`, from integers or a datetime column (cut to seconds); a null is an error."""
+        values = self.frame[column]
+        self._no_nulls(values)
+        if isinstance(values.dtype, pl.Datetime):
+            return values.dt.epoch("s").to_numpy()
+        if not values.dtype.is_integer():
+            raise self.fail(column, f"is {values.dtype}; timestamps are whole unix seconds or datetimes")
+        return self._int64(values, "timestamps are whole unix seconds")
+
+    def feature(self, feature: Feature) -> np.ndarray:
+        """A declared facet's or feature's raw values: int64 `[rows]`, float32 `[rows]` or int64 `[rows, max_values]`."""
+        if feature.kind == "numeric":
+            return self._numbers(feature.column)
+        if feature.kind == "multi":
+            return self._lists(feature.column, feature.max_values)
+        expected = "a categorical column holds integers, strings or booleans"
+        return self._int64(self.frame[feature.column], expected)
+
+    def id_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A list column of ids as (values int64 `[total]`, lengths int64 `[rows]`); a null list or id is an error."""
+        values = self._list_column(column)
+        self._no_nulls(values)
+        flat = values.explode(empty_as_null=False)
+        self._no_nulls(flat)
+        return self._int64(flat, "ids are integers or strings"), values.list.len().cast(pl.Int64).to_numpy()
+
+    def number_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A list column of numbers as (values float32 `[total]`, lengths int64 `[rows]`); nulls are `NO_NUMBER`."""
+        values = self._list_column(column)
+        self._no_nulls(values)
+        return self._float32(values.explode(empty_as_null=False)), values.list.len().cast(pl.Int64).to_numpy()
+
+    def _no_nulls(self, values: pl.Series) -> None:
+        if values.null_count():
+            row = int(values.is_null().arg_true()[0])
+            raise self.fail(
+                values.name, f"has {values.null_count()} nulls, the first in row {row}; every row needs one"
+            )
+
+    def _int64(self, values: pl.Series, expected: str) -> np.ndarray:
+        if isinstance(values.dtype, pl.Null):
+            return np.full(len(values), NO_VALUE, dtype=np.int64)
+        if values.dtype in _TEXT:
+            texts = values.cast(pl.String)
+            known = texts.drop_nulls().unique()
+            hashes = pl.Series(hash_strings(known.to_list()))
+            values = texts.replace_strict(known, hashes, default=None, return_dtype=pl.Int64)
+        elif not (values.dtype.is_integer() or values.dtype == pl.Boolean):
+            raise self.fail(values.name, f"is {values.dtype}; {expected}")
+        try:
+            return values.cast(pl.Int64).fill_null(NO_VALUE).to_numpy()
+        except pl.exceptions.InvalidOperationError:
+            raise self.fail(
+                values.name, "a value doesn't fit 64 signed bits; use strings for such ids"
+            ) from None
+
+    def _numbers(self, column: str) -> np.ndarray:
+        return self._float32(self.frame[column])
+
+    def _float32(self, values: pl.Series) -> np.ndarray:
+        numeric = values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)
+        if not numeric:
+            raise self.fail(values.name, f"is {values.dtype}; a numeric column holds numbers")
+        numbers = values.cast(pl.Float32)
+        return numbers.fill_nan(None).fill_null(float(NO_NUMBER)).to_numpy()
+
+    def _list_column(self, column: str) -> pl.Series:
+        values = self.frame[column]
+        if isinstance(values.dtype, pl.Array):
+            values = values.arr.to_list()
+        if not isinstance(values.dtype, pl.List):
+            raise self.fail(column, f"is {values.dtype}; it must hold a list in every row")
+        return values
+
+    def _lists(self, column: str, max_values: int) -> np.ndarray:
+        """The first `max_values` of each list, padded with NO_VALUE; a null list is an empty one."""
+        lists = self._list_column(column).list.drop_nulls().list.head(max_values)
+        lengths = lists.list.len().fill_null(0).cast(pl.Int64).to_numpy()
+        flat = self._int64(
+            lists.drop_nulls().explode(empty_as_null=False), "its values are integers or strings"
+        )
+        padded = np.full((len(lengths), max_values), NO_VALUE, dtype=np.int64)
+        padded[np.arange(max_values) < lengths[:, None]] = flat
+        return padded

@@ -1,0 +1,38 @@
+"""Item metadata as rows of one embedding table.
+
+Shapes: I item rows (0 out of vocabulary, 1 start marker, then the catalogue), M metadata columns.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.dataset import Catalogue
+from foundation.joint_table import PADDING_ROW, JointTable
+from foundation.schema import Schema
+from foundation.vocabulary import FIRST_KNOWN, Vocabularies
+
+
+def num_item_feature_rows(schema: Schema, vocabularies: Vocabularies) -> int:
+    """Rows of the joint table of all item features, its padding row 0 included."""
+    return _joint_table(schema, vocabularies).num_rows
+
+
+def catalogue_feature_rows(schema: Schema, vocabularies: Vocabularies, catalogue: Catalogue) -> NDArray[np.int64]:
+    """Rows of the joint item feature table for every item, `[I, M]`.
+
+    A multi-valued feature takes `max_values` columns; 0 stands for "no value". The out-of-vocabulary item and the
+    start marker have no values.
+    """
+    table = _joint_table(schema, vocabularies)
+    columns = [np.empty((len(catalogue.item_id), 0), dtype=np.int64)]
+    for feature in schema.item_features:
+        ids = vocabularies.item_features[feature.name].lookup(catalogue.features[feature.name])
+        columns.append(table.rows(feature.name, ids))
+    known = np.column_stack(columns)
+    return np.pad(known, ((FIRST_KNOWN, 0), (0, 0)), constant_values=PADDING_ROW)
+
+
+def _joint_table(schema: Schema, vocabularies: Vocabularies) -> JointTable:
+    return JointTable({f.name: vocabularies.item_features[f.name].num_rows for f in schema.item_features})

@@ -1,0 +1,41 @@
+"""Several vocabularies in one embedding table.
+
+row 0        padding: "no value"; its embedding stays zero
+rows 1 ..    the first vocabulary: its row 0 (out of vocabulary), row 1 (start marker), its known values
+then         the second vocabulary, and so on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+PADDING_ROW = 0
+
+
+class JointTable:
+    """Offsets of vocabularies laid end to end behind one padding row, so that one lookup embeds many columns.
+
+    Args:
+        num_rows_of: rows of each vocabulary by name, in the order in which they lie.
+
+    Attributes:
+        num_rows: rows of the whole table, padding included.
+    """
+
+    def __init__(self, num_rows_of: Mapping[str, int]) -> None:
+        self._first_row: dict[str, int] = {}
+        self.num_rows = PADDING_ROW + 1
+        for name, num_rows in num_rows_of.items():
+            self._first_row[name] = self.num_rows
+            self.num_rows += num_rows
+
+    def rows(self, name: str, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Joint rows of one vocabulary's ids, of the same shape; -1 ("no value") becomes the padding row."""
+        return np.where(ids < 0, PADDING_ROW, ids + self._first_row[name])
+
+    def row(self, name: str, id_: int) -> int:
+        """Joint row of one known id (>= 0)."""
+        return self._first_row[name] + id_

@@ -1,0 +1,1 @@
+"""Where datasets in the canonical Parquet layout come from."""

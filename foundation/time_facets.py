@@ -1,0 +1,37 @@
+"""Time as the tokenizer sees it: two absolute channels (hour of week, date) and a relative one (gap).
+
+Shifting all timestamps by whole weeks changes neither hour of week nor gap.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+HOUR_OF_WEEK, DATE, GAP = "hour_of_week", "date", "gap"
+
+SECONDS_PER_HOUR = 3600
+HOURS_PER_WEEK = 168
+MONDAY = 72  # hours from the Monday before it to the unix epoch, a Thursday
+SECONDS_PER_PERIOD = 28 * 24 * SECONDS_PER_HOUR
+GAP_LOG_WIDTH = 0.301
+NUM_GAP_BUCKETS = 72  # the last begins after 60 years
+
+
+def hour_of_week(timestamp: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Hours since Monday 00:00 UTC, 0 to 167, of unix seconds."""
+    return (timestamp // SECONDS_PER_HOUR + MONDAY) % HOURS_PER_WEEK
+
+
+def period(timestamp: NDArray[np.int64], first_timestamp: int, num_periods: int) -> NDArray[np.int64]:
+    """28-day periods since `first_timestamp`, clipped to 0 .. num_periods - 1."""
+    return np.clip((timestamp - first_timestamp) // SECONDS_PER_PERIOD, 0, num_periods - 1)
+
+
+def gap_bucket(seconds: NDArray[np.int64]) -> NDArray[np.int64]:
+    """floor(ln(max(1, seconds)) / 0.301), at most the last bucket (HSTU, arXiv 2402.17152).
+
+    A gap that runs backwards (a timestamp ahead of the clock, then a right one) counts as none.
+    """
+    buckets = np.floor(np.log(np.maximum(seconds, 1)) / GAP_LOG_WIDTH).astype(np.int64)
+    return np.minimum(buckets, NUM_GAP_BUCKETS - 1)
