@@ -23,15 +23,16 @@ def catalogue_feature_rows(schema: Schema, vocabularies: Vocabularies, catalogue
     """Rows of the joint item feature table for every item, `[I, M]`.
 
     A multi-valued feature takes `max_values` columns; 0 stands for "no value". The out-of-vocabulary item and the
-    start marker have no values.
+    start marker have no values. Where the schema declares no item feature, M = 1 and no item has a value.
     """
     table = _joint_table(schema, vocabularies)
-    columns = [np.empty((len(catalogue.item_id), 0), dtype=np.int64)]
+    columns: list[NDArray[np.int64]] = []
     for feature in schema.item_features:
         ids = vocabularies.item_features[feature.name].lookup(catalogue.features[feature.name])
         columns.append(table.rows(feature.name, ids))
-    known = np.column_stack(columns)
-    return np.pad(known, ((FIRST_KNOWN, 0), (0, 0)), constant_values=PADDING_ROW)
+    if not columns:
+        columns.append(np.full(len(catalogue.item_id), PADDING_ROW, dtype=np.int64))
+    return np.pad(np.column_stack(columns), ((FIRST_KNOWN, 0), (0, 0)), constant_values=PADDING_ROW)
 
 
 def _joint_table(schema: Schema, vocabularies: Vocabularies) -> JointTable:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.vocabulary import PERIOD_S
+
 HOUR_OF_WEEK, DATE, GAP = "hour_of_week", "date", "gap"
 
 SECONDS_PER_HOUR = 3600
 HOURS_PER_WEEK = 168
 MONDAY = 72  # hours from the Monday before it to the unix epoch, a Thursday
-SECONDS_PER_PERIOD = 28 * 24 * SECONDS_PER_HOUR
 GAP_LOG_WIDTH = 0.301
 NUM_GAP_BUCKETS = 72  # the last begins after 60 years
 
@@ -25,7 +26,7 @@ def hour_of_week(timestamp: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def period(timestamp: NDArray[np.int64], first_timestamp: int, num_periods: int) -> NDArray[np.int64]:
     """28-day periods since `first_timestamp`, clipped to 0 .. num_periods - 1."""
-    return np.clip((timestamp - first_timestamp) // SECONDS_PER_PERIOD, 0, num_periods - 1)
+    return np.clip((timestamp - first_timestamp) // PERIOD_S, 0, num_periods - 1)
 
 
 def gap_bucket(seconds: NDArray[np.int64]) -> NDArray[np.int64]:

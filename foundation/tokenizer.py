@@ -84,7 +84,8 @@ class Tokenizer:
         """
         item_id, timestamp = np.asarray(item_id, np.int64), np.asarray(timestamp, np.int64)
         return EventIds(
-            item=self.vocabularies.items.lookup(item_id),
+            # No item at all (NO_VALUE, -1 from a lookup) reads as an unknown one: there was an event.
+            item=np.maximum(self.vocabularies.items.lookup(item_id), OUT_OF_VOCABULARY),
             timestamp=timestamp,
             request_side=self._request_side(timestamp, facets),
             outcome_side=self._facet_rows(self._outcome_facets, facets, len(timestamp)),
