@@ -14,12 +14,21 @@ Pooling = Literal["sum", "mean"]
 
 @dataclass(frozen=True)
 class SparseField:
-    """A sparse feature before it has a place: its columns, its vocabulary rows, and how a bag is pooled."""
+    """A sparse feature before it has a place and a width.
+
+    Attributes:
+        name: unique within its side of the model.
+        num_columns: ids a bag holds at most.
+        num_rows: rows of its table; ids lie in `[0, num_rows)`, or are -1 for "no value".
+        pooling: how a bag's embeddings become one.
+        of_items: whether its ids are item rows, which get the wider embedding.
+    """
 
     name: str
     num_columns: int
     num_rows: int
     pooling: Pooling = "mean"
+    of_items: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,9 @@ class SparseColumn:
 
     def __post_init__(self) -> None:
         if self.pooling not in ("sum", "mean"):
-            raise ValueError(f"sparse feature {self.name!r}: pooling is {self.pooling!r}; use 'sum' or 'mean'")
+            raise ValueError(
+                f"sparse feature {self.name!r}: pooling is {self.pooling!r}; use 'sum' or 'mean'"
+            )
         if self.num_columns < 1 or self.num_rows < 1:
             raise ValueError(
                 f"sparse feature {self.name!r} has {self.num_columns} columns and {self.num_rows} rows;"
@@ -47,12 +58,15 @@ class SparseColumn:
             )
 
 
-def place(fields: Iterable[SparseField], dim: int) -> tuple[SparseColumn, ...]:
-    """Lay fields side by side in their order, each with embedding width `dim`."""
+def place(fields: Iterable[SparseField], dim: int, item_dim: int) -> tuple[SparseColumn, ...]:
+    """Lay fields side by side in their order, with embeddings of width `dim`, or `item_dim` for item ids."""
     columns: list[SparseColumn] = []
     first = 0
     for field in fields:
-        columns.append(SparseColumn(field.name, first, field.num_columns, field.pooling, field.num_rows, dim))
+        width = item_dim if field.of_items else dim
+        columns.append(
+            SparseColumn(field.name, first, field.num_columns, field.pooling, field.num_rows, width)
+        )
         first += field.num_columns
     return tuple(columns)
 

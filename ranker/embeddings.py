@@ -19,7 +19,7 @@ _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 
 
 class SparseArch(nn.Module):
-    """Pooled embeddings of named id columns; an empty bag is zero.
+    """Pooled embeddings of named id columns; an empty bag is zero, and row 0 starts at zero.
 
     Inputs have a fixed width, because a request's features do; the KeyedJaggedTensor that TorchRec shards by is
     built inside, so none crosses the module's boundary. `DistributedModelParallel` replaces `.bags` by its
@@ -41,6 +41,8 @@ class SparseArch(nn.Module):
                     num_embeddings=column.num_rows,
                     embedding_dim=column.dim,
                     pooling=_POOLING[column.pooling],
+                    # Not applied afterwards: on a CPU a sharded collection draws its weights anew.
+                    init_fn=initialise_table,
                 )
                 for column in self.columns
             ]
@@ -52,6 +54,15 @@ class SparseArch(nn.Module):
         pooled = self.bags(keyed_jagged(ids, self.columns))
         # By name: a sharded collection returns its features in the order of its shards.
         return torch.cat([pooled[column.name] for column in self.columns], dim=1)
+
+
+@torch.no_grad()
+def initialise_table(weight: Tensor) -> Tensor:
+    """Uniform within 1 / sqrt(width), but for row 0: out of vocabulary says nothing until training has seen it."""
+    bound = weight.shape[1] ** -0.5
+    weight.uniform_(-bound, bound)
+    weight[0].zero_()
+    return weight
 
 
 def keyed_jagged(ids: Tensor, columns: Sequence[SparseColumn]) -> KeyedJaggedTensor:

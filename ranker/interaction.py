@@ -7,6 +7,7 @@ N tasks, D_profile profile vector width, D_candidate candidate vector width.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,6 @@ class Interaction(nn.Module):
 def _mlp(widths: tuple[int, ...]) -> nn.Sequential:
     """Linear and ReLU from each width to the next; empty for one width."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*layers)

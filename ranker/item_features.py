@@ -1,0 +1,95 @@
+"""Static features of the catalogue's items, looked up inside the model so that requests carry ids only.
+
+Shapes: I item rows (0 out of vocabulary, 1 start marker, then the catalogue), W id columns, X dense columns.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from foundation.dataset import Dataset
+from foundation.schema import Feature
+from foundation.split import training_mask
+from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, Vocabularies
+from ranker.columns import SparseField
+
+ITEM_ID = "item_id"
+
+
+class ItemFeatures(NamedTuple):
+    """The candidate side's tables. Rows 0 and 1 are neutral: no ids, and 0 in every dense column."""
+
+    fields: tuple[SparseField, ...]
+    """What the id columns hold, in their order; the first is the item's own id."""
+    sparse: Tensor
+    """`[I, W]` int64 ids, -1 where there is no value."""
+    dense: Tensor
+    """`[I, X]` float32, each column with mean 0 and variance 1 over the catalogue; 0 where there is no value."""
+
+
+def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFeatures:
+    """Id, declared features and log popularity of every item.
+
+    A numeric feature is both bucketed (an id column) and standardised (a dense column). Popularity counts the
+    events that the foundation model may train on, and no other: nothing of a held-out profile, and nothing
+    behind a training profile's cut.
+    """
+    catalogue, features = dataset.catalogue, dataset.schema.item_features
+    num_items = dataset.num_items
+    fields = [SparseField(ITEM_ID, 1, vocabularies.items.num_rows, of_items=True)]
+    sparse = [np.arange(FIRST_KNOWN, FIRST_KNOWN + num_items)[:, None]]
+    dense = [standardised(np.log1p(training_counts(dataset, vocabularies)[FIRST_KNOWN:]))]
+    for feature in features:
+        raw = catalogue.features[feature.name]
+        fields.append(feature_field(feature, vocabularies.item_features[feature.name].num_rows))
+        sparse.append(vocabularies.item_features[feature.name].lookup(raw).reshape(num_items, -1))
+        if feature.kind == "numeric":
+            dense.append(standardised(raw))
+    special = ((FIRST_KNOWN, 0), (0, 0))
+    return ItemFeatures(
+        tuple(fields),
+        torch.from_numpy(np.pad(np.concatenate(sparse, axis=1), special, constant_values=-1)),
+        torch.from_numpy(np.pad(np.stack(dense, axis=1), special)),
+    )
+
+
+def feature_field(feature: Feature, num_rows: int) -> SparseField:
+    """The id columns of one declared feature."""
+    return SparseField(feature.name, feature.max_values, num_rows)
+
+
+def training_counts(dataset: Dataset, vocabularies: Vocabularies) -> NDArray[np.int64]:
+    """Events of each item row `[I]` among those the foundation model may train on."""
+    rows = vocabularies.items.lookup(dataset.events.item_id[training_mask(dataset)])
+    return np.bincount(rows, minlength=vocabularies.items.num_rows)
+
+
+def standardised(raw: NDArray[np.floating]) -> NDArray[np.float32]:
+    """`(raw - mean) / deviation` over the values that are there; 0 for the others (NaN, `NO_NUMBER`)."""
+    return scale(raw, *mean_and_deviation(raw))
+
+
+def mean_and_deviation(raw: NDArray[np.floating]) -> tuple[float, float]:
+    """Of the values that are there; a constant, or no value at all, has deviation 1."""
+    values = raw[is_number(raw)].astype(np.float64)
+    if not len(values):
+        return 0.0, 1.0
+    deviation = float(values.std())
+    return float(values.mean()), deviation if deviation > 0 else 1.0
+
+
+def scale(raw: NDArray[np.floating], mean: float, deviation: float) -> NDArray[np.float32]:
+    """`(raw - mean) / deviation` in float32; 0 where there is no value."""
+    present = is_number(raw)
+    values = np.where(present, raw, mean).astype(np.float64)
+    return ((values - mean) / deviation).astype(np.float32)
+
+
+def is_number(raw: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Where there is a value."""
+    return ~(np.isnan(raw) | (raw == NO_NUMBER))

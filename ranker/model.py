@@ -1,0 +1,151 @@
+"""The ranker: a profile half, a candidate half, and `ProfileState` between them.
+
+Shapes: B requests, C candidates over the batch, T packed tokens, I item rows, D decoder width, N tasks.
+
+    forward(batch) == score(encode_profile(batch.profile), batch.candidates)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from torch import Tensor, nn
+
+from foundation.model import FoundationModel
+from ranker.candidate_tower import CandidateTower
+from ranker.columns import place
+from ranker.embeddings import SparseArch
+from ranker.features import CandidateInputs, ProfileFields, ProfileInputs
+from ranker.interaction import Interaction, InteractionConfig
+from ranker.item_features import ItemFeatures
+from ranker.profile_tower import DecoderTower, PooledTower, ProfileEncoding
+from ranker.state import ProfileState
+
+TowerKind = Literal["decoder", "pooled"]
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """What a ranker is made of, apart from its data.
+
+    Attributes:
+        tower: `decoder` reads the history with the imported foundation model, `pooled` with bags of recent
+            items and their genres.
+        embedding_dim: width of a sparse feature's embedding; a multiple of 4.
+        item_embedding_dim: width of item-id embeddings; a multiple of 4.
+        recent_items: how many recent items the pooled tower's bags hold.
+        interaction: widths of the interaction.
+    """
+
+    tower: TowerKind = "decoder"
+    embedding_dim: int = 16
+    item_embedding_dim: int = 32
+    recent_items: int = 50
+    interaction: InteractionConfig = field(default_factory=InteractionConfig)
+
+    def __post_init__(self) -> None:
+        if self.tower not in ("decoder", "pooled"):
+            raise ValueError(f"RankerConfig.tower is {self.tower!r}; it must be 'decoder' or 'pooled'")
+        for name in ("embedding_dim", "item_embedding_dim"):
+            if getattr(self, name) < 4 or getattr(self, name) % 4:
+                raise ValueError(f"RankerConfig.{name} is {getattr(self, name)}; it must be a multiple of 4")
+        if self.recent_items < 1:
+            raise ValueError(f"RankerConfig.recent_items is {self.recent_items}; it must be at least 1")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `config.json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> RankerConfig:
+        """The inverse of `to_json`."""
+        interaction = values["interaction"]
+        widths = tuple(interaction["hidden_widths"])
+        return cls(**{**values, "interaction": InteractionConfig(**{**interaction, "hidden_widths": widths})})
+
+
+class RankerInputs(NamedTuple):
+    """One batch: requests once each, candidates jagged."""
+
+    profile: ProfileInputs
+    candidates: CandidateInputs
+
+
+class Ranker(nn.Module):
+    """Ranks the candidates of a request for its profile; the decoder runs once per request.
+
+    Args:
+        config: sizes and the kind of profile tower.
+        fields: the profile side's features.
+        items: the catalogue's static features.
+        tasks: names of the N tasks, in the order of the logits' columns.
+        foundation: the decoder; required by the `decoder` tower and refused by the `pooled` one.
+
+    Raises:
+        ValueError: if `foundation` and `config.tower` disagree, or the dot products are narrower than the decoder.
+    """
+
+    def __init__(
+        self,
+        config: RankerConfig,
+        fields: ProfileFields,
+        items: ItemFeatures,
+        tasks: Sequence[str],
+        foundation: FoundationModel | None = None,
+    ) -> None:
+        super().__init__()
+        if (foundation is None) == (config.tower == "decoder"):
+            need = "needs a foundation model" if config.tower == "decoder" else "takes no foundation model"
+            raise ValueError(f"RankerConfig.tower is {config.tower!r}, which {need}")
+        if not tasks:
+            raise ValueError("a ranker needs at least one task; tasks is empty")
+        self.config = config
+        self.tasks = tuple(tasks)
+        dims = (config.embedding_dim, config.item_embedding_dim)
+        sparse = SparseArch(place(fields.sparse, *dims))
+        self.profile_tower: DecoderTower | PooledTower = (
+            PooledTower(sparse, fields.num_dense)
+            if foundation is None
+            else DecoderTower(foundation, sparse, fields.num_dense)
+        )
+        item_width = self.profile_tower.item_width
+        self.candidate_tower = CandidateTower(SparseArch(place(items.fields, *dims)), items, item_width)
+        self.interaction = Interaction(
+            config.interaction, self.profile_tower.width, self.candidate_tower.width, len(self.tasks)
+        )
+        if foundation is not None:
+            self.interaction.start_from_shared_space(item_width, scale=1 / foundation.config.temperature)
+
+    def item_vectors(self) -> Tensor | None:
+        """The decoder's item vectors `[I, D]`, None without a decoder.
+
+        The methods below compute them when they are not given. Pass them to compute them once a step, or to
+        fold them at export.
+        """
+        return self.profile_tower.item_vectors()
+
+    def encode(self, profile: ProfileInputs, item_vectors: Tensor | None = None) -> ProfileEncoding:
+        """Run the profile tower; returns its vector and the hidden states that the auxiliary loss needs."""
+        if item_vectors is None:
+            item_vectors = self.item_vectors()
+        return self.profile_tower(profile, item_vectors)
+
+    def encode_profile(self, profile: ProfileInputs, item_vectors: Tensor | None = None) -> ProfileState:
+        """The profile half: everything that is computed once per request."""
+        return ProfileState(self.encode(profile, item_vectors).vector)
+
+    def score(
+        self, state: ProfileState, candidates: CandidateInputs, item_vectors: Tensor | None = None
+    ) -> Tensor:
+        """The candidate half: logits `[C, N]` of candidates against the state of their requests."""
+        if item_vectors is None:
+            item_vectors = self.item_vectors()
+        candidate = self.candidate_tower(candidates.item_rows, item_vectors)
+        return self.interaction(state.vector, candidate, candidates.offsets)
+
+    def forward(self, batch: RankerInputs) -> Tensor:
+        """Logits `[C, N]`."""
+        item_vectors = self.item_vectors()
+        return self.score(self.encode_profile(batch.profile, item_vectors), batch.candidates, item_vectors)

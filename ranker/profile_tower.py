@@ -1,0 +1,87 @@
+"""Profile towers: from a request's history and features to one vector, once per request.
+
+Shapes: B requests, T packed tokens, I item rows, D decoder width, X dense features, D_profile vector width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from foundation.model import FoundationModel, unit
+from ranker.embeddings import SparseArch
+from ranker.features import ProfileInputs
+
+
+class ProfileEncoding(NamedTuple):
+    """What one run of a profile tower yields."""
+
+    vector: Tensor
+    """`[B, D_profile]`."""
+    hidden: Tensor | None
+    """`[T, D]` the decoder's hidden states, for the next-item auxiliary loss; None without a decoder."""
+
+
+class DecoderTower(nn.Module):
+    """The imported foundation model as a trainable part of the ranker, beside sparse and dense features.
+
+    `vector = [unit(hidden of the request's own token) ; pooled sparse features ; dense features]`. The hidden
+    state comes first and has length one, so that its dot product with a unit item vector is the foundation
+    model's own cosine.
+
+    Args:
+        foundation: trained along with the ranker.
+        sparse: embeddings of the sparse profile features.
+        num_dense: X.
+    """
+
+    def __init__(self, foundation: FoundationModel, sparse: SparseArch, num_dense: int) -> None:
+        super().__init__()
+        self.foundation = foundation
+        self.sparse = sparse
+        self.item_width = foundation.config.decoder.width
+        self.width = self.item_width + sparse.width + num_dense
+
+    def item_vectors(self) -> Tensor:
+        """`[I, D]`: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
+        return self.foundation.item_vectors()
+
+    def forward(self, inputs: ProfileInputs, item_vectors: Tensor) -> ProfileEncoding:
+        """Run the decoder once per request.
+
+        Args:
+            inputs: tokens and features of B requests.
+            item_vectors: `[I, D]`, from `item_vectors()`.
+        """
+        layout = inputs.layout
+        hidden_TD = self.foundation(inputs.facet_ids, inputs.item_ids, layout, item_vectors)
+        last_BD = unit(self.foundation.profile_vector(hidden_TD, layout))
+        vector = torch.cat((last_BD, self.sparse(inputs.sparse), inputs.dense), dim=1)
+        return ProfileEncoding(vector, hidden_TD)
+
+
+class PooledTower(nn.Module):
+    """The profile without a decoder: mean bags of recent items and of their genres among the sparse features.
+
+    Everything else (profile features, request context, dense features) is what `DecoderTower` gets too, so a
+    difference between the two is the decoder's.
+
+    Args:
+        sparse: embeddings of the sparse profile features, the recent-item bags included.
+        num_dense: X.
+    """
+
+    def __init__(self, sparse: SparseArch, num_dense: int) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.item_width = 0
+        self.width = sparse.width + num_dense
+
+    def item_vectors(self) -> None:
+        """None: there is no item tower."""
+
+    def forward(self, inputs: ProfileInputs, item_vectors: None = None) -> ProfileEncoding:
+        """Pool the request's bags; the tokens of `inputs` are not read."""
+        return ProfileEncoding(torch.cat((self.sparse(inputs.sparse), inputs.dense), dim=1), None)
