@@ -116,14 +116,14 @@ def load_dataset(folder: Path | str) -> Dataset:
     """
     folder = Path(folder)
     schema = load_schema(folder / "schema.toml")
-    events, item_names = _read_events(folder / "events.parquet", schema)
-    catalogue = _read_catalogue(folder / "items.parquet", schema, events, item_names)
+    events, event_table = _read_events(folder / "events.parquet", schema)
+    catalogue = _read_catalogue(folder / "items.parquet", schema, events, event_table)
     profiles = _read_profiles(folder / "profiles.parquet", schema, events)
     return Dataset(folder, schema, events, catalogue, profiles, _read_split(folder / "split.json", events))
 
 
-def _read_events(path: Path, schema: Schema) -> tuple[Events, list[str]]:
-    """The events, and the text of each event's item id."""
+def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:
+    """The events, and the table they were read from."""
     columns = schema.columns
     needed = [
         columns.profile_id,
@@ -142,7 +142,7 @@ def _read_events(path: Path, schema: Schema) -> tuple[Events, list[str]]:
     _check_order(table, schema, profile_id, timestamp, starts)
     _check_no_duplicates(table, schema, [profile_id, item_id, timestamp, *facets.values()])
     offsets = np.append(starts, len(profile_id)).astype(np.int64)
-    return Events(profile_id[starts], offsets, item_id, timestamp, facets), table.names(columns.item_id)
+    return Events(profile_id[starts], offsets, item_id, timestamp, facets), table
 
 
 def _check_order(
@@ -179,12 +179,12 @@ def _check_no_duplicates(table: Table, schema: Schema, values: Sequence[np.ndarr
         )
 
 
-def _read_catalogue(path: Path, schema: Schema, events: Events, event_items: list[str]) -> Catalogue:
+def _read_catalogue(path: Path, schema: Schema, events: Events, event_table: Table) -> Catalogue:
     """items.parquet, or, where it is missing and nothing needs it, the items of the events by first appearance."""
     columns, features = schema.columns, schema.item_features
     if not path.exists() and not features and columns.title is None:
         first = np.sort(np.unique(events.item_id, return_index=True)[1])
-        return Catalogue(events.item_id[first], {}, [event_items[row] for row in first])
+        return Catalogue(events.item_id[first], {}, event_table.names(columns.item_id, first))
     titles = [columns.title] if columns.title else []
     table = Table(path, [columns.item_id, *titles, *(feature.column for feature in features)])
     item_id = table.ids(columns.item_id)

@@ -51,9 +51,10 @@ class Table:
         self._no_nulls(values)
         return self._int64(values, "ids are integers or strings")
 
-    def names(self, column: str) -> list[str]:
-        """A column's values as text `[rows]`, for people; a null is an empty string."""
-        return self.frame[column].cast(pl.String).fill_null("").to_list()
+    def names(self, column: str, rows: np.ndarray | None = None) -> list[str]:
+        """A column's values as text, for people, of all rows or the given ones; a null is an empty string."""
+        values = self.frame[column] if rows is None else self.frame[column].gather(rows)
+        return values.cast(pl.String).fill_null("").to_list()
 
     def timestamps(self, column: str) -> np.ndarray:
         """Unix seconds, int64 `[rows]`, from integers or a datetime column (cut to seconds); a null is an error."""
@@ -68,7 +69,7 @@ class Table:
     def feature(self, feature: Feature) -> np.ndarray:
         """A declared facet's or feature's raw values: int64 `[rows]`, float32 `[rows]` or int64 `[rows, max_values]`."""
         if feature.kind == "numeric":
-            return self._numbers(feature.column)
+            return self._float32(self.frame[feature.column])
         if feature.kind == "multi":
             return self._lists(feature.column, feature.max_values)
         expected = "a categorical column holds integers, strings or booleans"
@@ -111,9 +112,6 @@ class Table:
             raise self.fail(
                 values.name, "a value doesn't fit 64 signed bits; use strings for such ids"
             ) from None
-
-    def _numbers(self, column: str) -> np.ndarray:
-        return self._float32(self.frame[column])
 
     def _float32(self, values: pl.Series) -> np.ndarray:
         numeric = values.dtype.is_numeric() or values.dtype in (pl.Boolean, pl.Null)

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -216,7 +217,7 @@ def _read_boundaries(values: Any, where: str) -> tuple[float, ...]:
         isinstance(value, int | float) and not isinstance(value, bool) for value in values
     )
     _require(
-        numbers and all(low < high for low, high in zip(values, values[1:], strict=False)),
+        numbers and all(low < high for low, high in pairwise(values)),
         where,
         f"boundaries = {values!r}: must be a list of ascending numbers",
     )
