@@ -15,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ranker.columns import SparseColumn, total_columns, total_dim
 
+INITIAL_BOUND = 0.05
 _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 
 
@@ -58,10 +59,9 @@ class SparseArch(nn.Module):
 
 @torch.no_grad()
 def initialise_table(weight: Tensor) -> Tensor:
-    """Uniform within 1 / sqrt(width), but for row 0: out of vocabulary says nothing until training has seen it."""
-    bound = weight.shape[1] ** -0.5
-    weight.uniform_(-bound, bound)
-    weight[0].zero_()
+    """Small uniform values, but for row 0: out of vocabulary says nothing until training has seen it."""
+    weight.uniform_(-INITIAL_BOUND, INITIAL_BOUND)
+    weight[:1].zero_()
     return weight
 
 

@@ -20,6 +20,7 @@ from foundation.time_facets import GAP
 from foundation.tokenizer import Tokenizer, history_tokens
 from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
+from foundation.window import WindowConfig
 from ranker.columns import SparseField
 from ranker.histories import Histories
 from ranker.item_features import feature_field, scale
@@ -112,11 +113,11 @@ class FeatureConfig:
     """What the feature builder needs besides schema and vocabularies.
 
     Attributes:
-        window: most history events of a request.
+        window: how much of a history a request carries: at most `window.window` events.
         scales: of every numeric profile feature, in the schema's order.
     """
 
-    window: int
+    window: WindowConfig
     scales: tuple[NumberScale, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -126,7 +127,8 @@ class FeatureConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureConfig:
         """The inverse of `to_json`."""
-        return cls(values["window"], tuple(NumberScale(**plain) for plain in values["scales"]))
+        scales = tuple(NumberScale(**plain) for plain in values["scales"])
+        return cls(WindowConfig(**values["window"]), scales)
 
 
 class FeatureBuilder:
@@ -211,10 +213,10 @@ class FeatureBuilder:
             ValueError: if a history is longer than the window.
         """
         lengths = np.diff(requests.history_offsets)
-        if lengths.max(initial=0) > self.config.window:
+        if lengths.max(initial=0) > self.config.window.window:
             worst = int(lengths.argmax())
             raise ValueError(
-                f"history_lengths[{worst}] is {lengths[worst]}; at most window = {self.config.window} events"
+                f"history_lengths[{worst}] is {lengths[worst]}; at most window = {self.config.window.window} events"
                 " of a history are read, send the newest"
             )
         tokens = history_tokens(self.tokenizer, requests.history, requests.history_offsets, requests.request)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.dataset import Dataset
-from foundation.schema import Feature
+from foundation.schema import Feature, Schema
 from foundation.split import training_mask
 from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, Vocabularies
 from ranker.columns import SparseField
@@ -41,21 +41,28 @@ def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFea
     """
     catalogue, features = dataset.catalogue, dataset.schema.item_features
     num_items = dataset.num_items
-    fields = [SparseField(ITEM_ID, 1, vocabularies.items.num_rows, of_items=True)]
     sparse = [np.arange(FIRST_KNOWN, FIRST_KNOWN + num_items)[:, None]]
     dense = [standardised(np.log1p(training_counts(dataset, vocabularies)[FIRST_KNOWN:]))]
     for feature in features:
         raw = catalogue.features[feature.name]
-        fields.append(feature_field(feature, vocabularies.item_features[feature.name].num_rows))
         sparse.append(vocabularies.item_features[feature.name].lookup(raw).reshape(num_items, -1))
         if feature.kind == "numeric":
             dense.append(standardised(raw))
     special = ((FIRST_KNOWN, 0), (0, 0))
     return ItemFeatures(
-        tuple(fields),
+        item_fields(dataset.schema, vocabularies),
         torch.from_numpy(np.pad(np.concatenate(sparse, axis=1), special, constant_values=-1)),
         torch.from_numpy(np.pad(np.stack(dense, axis=1), special)),
     )
+
+
+def item_fields(schema: Schema, vocabularies: Vocabularies) -> tuple[SparseField, ...]:
+    """The id columns of the catalogue's features: the item's own id, then the declared features in their order."""
+    declared = (
+        feature_field(feature, vocabularies.item_features[feature.name].num_rows)
+        for feature in schema.item_features
+    )
+    return (SparseField(ITEM_ID, 1, vocabularies.items.num_rows, of_items=True), *declared)
 
 
 def feature_field(feature: Feature, num_rows: int) -> SparseField:

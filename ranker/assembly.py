@@ -1,0 +1,55 @@
+"""A ranker and its feature builder from a dataset and a foundation release."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from foundation.dataset import Dataset
+from foundation.release import Release
+from foundation.split import TRAIN, profile_roles
+from ranker.features import FeatureBuilder, FeatureConfig, NumberScale
+from ranker.item_features import build_item_features, mean_and_deviation
+from ranker.model import Ranker, RankerConfig
+from ranker.recent_items import RecentItems
+
+
+class Assembly(NamedTuple):
+    """A model and the builder of its inputs."""
+
+    model: Ranker
+    features: FeatureBuilder
+
+
+def assemble_ranker(
+    config: RankerConfig, dataset: Dataset, release: Release, tasks: Sequence[str]
+) -> Assembly:
+    """An untrained ranker on `release`, whose model becomes part of it (and is trained in place).
+
+    The pooled tower takes the release's vocabularies and window, and leaves its decoder alone.
+
+    Args:
+        config: sizes and the kind of profile tower.
+        dataset: whose catalogue the ranker serves; counts and scales come from its training part alone.
+        release: trained on `dataset` (`foundation.release.check_dataset`, `check_cut`).
+        tasks: names of the N tasks.
+    """
+    items = build_item_features(dataset, release.vocabularies)
+    pooled = config.tower == "pooled"
+    features = FeatureBuilder(
+        FeatureConfig(release.model.config.window, number_scales(dataset)),
+        release.tokenizer,
+        RecentItems.of_catalogue(config.recent_items, items) if pooled else None,
+    )
+    model = Ranker(config, features.fields, items, tasks, None if pooled else release.model)
+    return Assembly(model, features)
+
+
+def number_scales(dataset: Dataset) -> tuple[NumberScale, ...]:
+    """Scales of the numeric profile features, from training profiles."""
+    training = profile_roles(dataset) == TRAIN
+    return tuple(
+        NumberScale(feature.name, *mean_and_deviation(dataset.profiles.features[feature.name][training]))
+        for feature in dataset.schema.profile_features
+        if feature.kind == "numeric"
+    )
