@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from foundation.model import unit
 from foundation.vocabulary import FIRST_KNOWN
 
 # 256 rows of a 3,706-item catalogue are 4 MB of logits: small enough to stay in a core's cache while the three
@@ -27,17 +27,21 @@ class ObjectiveConfig:
 
     Attributes:
         softmax: "full" over the whole catalogue, or "sampled" over `num_negatives` uniform negatives.
-        num_negatives: negatives drawn per call of the sampled softmax, shared by the call's tokens.
+        num_negatives: negatives drawn per step of the sampled softmax, shared by the step's tokens.
+        masked_share: of the known input items that are shown as out of vocabulary in training.
     """
 
     softmax: Literal["full", "sampled"] = "full"
     num_negatives: int = 512
+    masked_share: float = 0.01
 
     def __post_init__(self) -> None:
         if self.softmax not in ("full", "sampled"):
             raise ValueError(f"objective.softmax is {self.softmax!r}; it must be 'full' or 'sampled'")
         if self.num_negatives < 1:
             raise ValueError(f"objective.num_negatives is {self.num_negatives}; it must be at least 1")
+        if not 0 <= self.masked_share < 1:
+            raise ValueError(f"objective.masked_share is {self.masked_share}; it must be in [0, 1)")
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -51,7 +55,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, queries_MD: Tensor, keys_JD: Tensor, targets_M: Tensor) -> Tensor:
         num_tokens, num_items = queries_MD.shape[0], keys_JD.shape[0]
         rows = max(1, min(num_tokens, LOGITS_PER_CHUNK // num_items))
-        needs_gradient = queries_MD.requires_grad or keys_JD.requires_grad
+        needs_gradient = any(ctx.needs_input_grad)
         loss = queries_MD.new_zeros((), dtype=torch.float64)
         buffer = queries_MD.new_empty(rows, num_items)
         grad_queries_MD = torch.empty_like(queries_MD) if needs_gradient else None
@@ -112,9 +116,9 @@ def next_item_loss(
         (sum of the losses, number of tokens in it), both scalars.
     """
     hidden_MD, targets_M = _with_target(hidden_TD, targets_T)
-    queries_MD = F.normalize(hidden_MD, dim=-1) / temperature
-    keys_JD = F.normalize(item_vectors_ID[FIRST_KNOWN:], dim=-1)
-    return linear_cross_entropy(queries_MD, keys_JD, targets_M), _count(targets_M)
+    queries_MD = unit(hidden_MD) / temperature
+    keys_JD = unit(item_vectors_ID[FIRST_KNOWN:])
+    return linear_cross_entropy(queries_MD, keys_JD, targets_M - FIRST_KNOWN), _count(targets_M)
 
 
 def sampled_next_item_loss(
@@ -133,9 +137,10 @@ def sampled_next_item_loss(
         (sum of the losses, number of tokens in it), both scalars.
     """
     hidden_MD, targets_M = _with_target(hidden_TD, targets_T)
-    queries_MD = F.normalize(hidden_MD, dim=-1) / temperature
-    positive_M = (queries_MD * F.normalize(item_vectors_ID[targets_M], dim=-1)).sum(dim=-1)
-    negative_MN = queries_MD @ F.normalize(item_vectors_ID[negatives_N], dim=-1).T
+    queries_MD = unit(hidden_MD) / temperature
+    vectors_ID = unit(item_vectors_ID)
+    positive_M = (queries_MD * vectors_ID.index_select(0, targets_M)).sum(dim=-1)
+    negative_MN = queries_MD @ vectors_ID.index_select(0, negatives_N).T
     negative_MN = negative_MN.masked_fill(targets_M[:, None] == negatives_N, float("-inf"))
     total_M = torch.logsumexp(torch.cat([positive_M[:, None], negative_MN], dim=1), dim=1)
     return (total_M - positive_M).sum(), _count(targets_M)

@@ -1,0 +1,137 @@
+"""A pre-training run: its settings, its plan of steps, and its state.
+
+Letters: B windows of a batch, T packed tokens, I item rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from foundation.checkpoint import checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint
+from foundation.dataset import Dataset
+from foundation.errors import DataError
+from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.learning_rate import OptimConfig
+from foundation.leave_one_out import last_events, model_ranks, ranking_metrics
+from foundation.model import FoundationConfig, FoundationModel
+from foundation.objectives import ObjectiveConfig
+from foundation.split import VALIDATION
+from foundation.tokenizer import Tokenizer
+from foundation.trainer import Trainer
+from foundation.training_batches import Batch, BatchConfig, epoch_batches, training_histories
+from foundation.vocabulary import build_vocabularies
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pre-trains a causal decoder on the histories of the training profiles.
+
+    Attributes:
+        data: folder with events.parquet, items.parquet and schema.toml.
+        out: folder of this run; the release is written to its sub-folder `release`.
+        seed: of initial weights, windows, batch order, dropout and masked ids.
+        epochs: passes over the training profiles, one window of each per epoch.
+        checkpoint_every: optimizer steps between checkpoints; the newest two are kept.
+    """
+
+    data: Path
+    out: Path
+    seed: int = 0
+    epochs: int = 30
+    checkpoint_every: int = 100
+    model: FoundationConfig = field(default_factory=FoundationConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("epochs", 1), ("checkpoint_every", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+
+
+class Pretraining:
+    """A run over a dataset: its data looked up once, its plan of batches, its trainer."""
+
+    def __init__(self, config: PretrainConfig, dataset: Dataset) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.tokenizer = Tokenizer(dataset.schema, build_vocabularies(dataset))
+        events = dataset.events
+        self.events = self.tokenizer.event_ids(events.item_id, events.timestamp, events.facets)
+        self.histories = training_histories(dataset)
+        if not len(self.histories.num_events):
+            raise DataError(f"{dataset.folder}: no training profile has two events; there is nothing to train on")
+        self.steps_before = np.cumsum([0, *(len(self.batches(epoch)) for epoch in range(config.epochs))])
+        torch.manual_seed(config.seed)
+        model = build_model(config.model, self.tokenizer, dataset)
+        self.trainer = Trainer(model, config.optim, config.objective, self.num_steps, config.seed)
+        # Kept in checkpoints: the sum of losses over the epoch's steps so far and their number; tokens and seconds.
+        self.epoch_loss = torch.zeros(2, dtype=torch.float64)
+        self.work = torch.zeros(2, dtype=torch.float64)
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return int(self.steps_before[-1])
+
+    def batches(self, epoch: int) -> list[Batch]:
+        """The batches of `epoch` (from 0), in order."""
+        config = self.config
+        return epoch_batches(
+            self.histories, config.model.window, config.batch.tokens_per_batch, config.seed, epoch
+        )
+
+    def save(self, step: int) -> None:
+        """Writes the checkpoint of `step` steps done."""
+        save_checkpoint(self._checkpoints, step, self._state())
+
+    def resume(self) -> int:
+        """Loads the newest checkpoint, if there is one, and returns the steps done."""
+        newest = latest_checkpoint(self._checkpoints)
+        if newest is None:
+            return 0
+        state = self._state()
+        load_checkpoint(newest, state)
+        self.trainer.load_state(state)
+        return checkpoint_step(newest)
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean over the steps of the current epoch."""
+        total, steps = self.epoch_loss.tolist()
+        return total / max(1.0, steps)
+
+    def throughput(self) -> dict[str, float]:
+        """Seconds inside training steps, over all starts of this run, and packed tokens per such second."""
+        tokens, seconds = self.work.tolist()
+        return {"training_s": seconds, "tokens_per_s": tokens / seconds}
+
+    def validate(self) -> dict[str, float]:
+        """Next-item loss and ranking of the validation profiles' last events."""
+        tested = last_events(self.dataset, self.events, VALIDATION)
+        if not len(tested.last_row):
+            return {}
+        ranks, loss = model_ranks(self.trainer.model, self.tokenizer, self.events, tested)
+        metrics = ranking_metrics(ranks)
+        return {"loss": loss, "ndcg@10": metrics["ndcg@10"], "hr@10": metrics["hr@10"]}
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.config.out / "checkpoints"
+
+    def _state(self) -> dict[str, Any]:
+        return {**self.trainer.state(), "epoch_loss": self.epoch_loss, "work": self.work}
+
+
+def build_model(config: FoundationConfig, tokenizer: Tokenizer, dataset: Dataset) -> FoundationModel:
+    """A fresh model for the vocabularies of `tokenizer` and the catalogue of `dataset`."""
+    schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
+    rows = catalogue_feature_rows(schema, vocabularies, dataset.catalogue)
+    num_feature_rows = num_item_feature_rows(schema, vocabularies)
+    return FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, torch.from_numpy(rows))

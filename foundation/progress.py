@@ -1,0 +1,69 @@
+"""How far a training run is: a bar on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Shows steps, loss, tokens per second and time left, on stderr.
+
+    Tokens per second count the time inside training steps alone, from this process's start.
+
+    Args:
+        num_steps: of the whole run.
+        first_step: steps done before this process started.
+    """
+
+    def __init__(self, num_steps: int, first_step: int) -> None:
+        self.num_steps = num_steps
+        self.first_step = first_step
+        self.num_tokens = 0
+        self.training_s = 0.0
+        self._started_s = self._last_line_s = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Packed tokens trained per second of training step; 0 before the first."""
+        return self.num_tokens / self.training_s if self.training_s else 0.0
+
+    def step(self, step: int, loss: float, num_tokens: int, seconds: float) -> None:
+        """Reports optimizer step `step` (from 1): its mean loss, its tokens and the time it took."""
+        self.num_tokens += num_tokens
+        self.training_s += seconds
+        figures = f"loss {loss:.4f} · {self.tokens_per_s:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures, refresh=False)
+            self._bar.update(1)
+            return
+        now_s = time.monotonic()
+        if now_s - self._last_line_s < SECONDS_BETWEEN_LINES and step != self.num_steps:
+            return
+        self._last_line_s = now_s
+        left_s = (now_s - self._started_s) / (step - self.first_step) * (self.num_steps - step)
+        self.say(f"step {step:,}/{self.num_steps:,} · {figures} · {left_s:,.0f} s left")
+
+    def say(self, line: str) -> None:
+        """Prints a line without breaking the bar."""
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,203 @@
+"""Releases: what `foundation` writes and everything else loads.
+
+    model.safetensors   weights and the catalogue's metadata rows
+    config.json         FoundationConfig
+    schema.json         facets and features
+    vocab.json          vocabularies
+    manifest.json       version, hash of every file, embedding space, training data and cut, metrics
+
+No file is pickled. Loading checks every hash, the schema, the vocabulary and every tensor's shape.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from foundation.atomic import atomic_folder
+from foundation.dataset import Dataset
+from foundation.errors import DataError
+from foundation.item_features import num_item_feature_rows
+from foundation.manifest import FORMAT, Manifest, TrainingData, file_hash, training_cut_of
+from foundation.model import FoundationConfig, FoundationModel
+from foundation.schema import Schema
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import Vocabularies, build_vocabularies
+
+MODEL, CONFIG, SCHEMA, VOCABULARY = "model.safetensors", "config.json", "schema.json", "vocab.json"
+MANIFEST = "manifest.json"
+_FEATURE_ROWS = "item_tower.feature_rows"
+
+
+class ReleaseError(DataError):
+    """A release is damaged, or doesn't fit what it is used with; one line naming file or field."""
+
+
+class Release(NamedTuple):
+    """A loaded release; the model is in evaluation mode."""
+
+    model: FoundationModel
+    tokenizer: Tokenizer
+    schema: Schema
+    vocabularies: Vocabularies
+    manifest: Manifest
+
+
+def save_release(
+    folder: Path, model: FoundationModel, tokenizer: Tokenizer, trained_on: TrainingData, metrics: dict[str, float]
+) -> Manifest:
+    """Writes a release folder, all of it or nothing.
+
+    Raises:
+        ReleaseError: `folder` is there already; a release is never replaced.
+    """
+    if folder.exists():
+        raise ReleaseError(f"{folder}: is there already; a release is written once, choose another folder")
+    schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
+    with atomic_folder(folder) as partial:
+        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / MODEL)
+        (partial / CONFIG).write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
+        (partial / SCHEMA).write_text(schema.to_json(), encoding="utf-8")
+        (partial / VOCABULARY).write_text(vocabularies.to_json(), encoding="utf-8")
+        hashes = {name: file_hash(partial / name) for name in (MODEL, CONFIG, SCHEMA, VOCABULARY)}
+        space = hashes[MODEL][:16]
+        manifest = Manifest(
+            format=FORMAT,
+            version=f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{space[:8]}",
+            embedding_space_id=space,
+            files=hashes,
+            schema_hash=schema.hash(),
+            vocabulary_hash=vocabularies.hash(),
+            trained_on=trained_on,
+            metrics=metrics,
+        )
+        (partial / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    return manifest
+
+
+def load_release(folder: Path) -> Release:
+    """Reads and checks a release.
+
+    Raises:
+        ReleaseError: a file is missing or changed, or files don't fit each other; one line that says which.
+    """
+    manifest = read_manifest(folder)
+    for name in (MODEL, CONFIG, SCHEMA, VOCABULARY):
+        _check_file(folder / name, manifest.files.get(name))
+    schema = Schema.from_json((folder / SCHEMA).read_text(encoding="utf-8"))
+    vocabularies = Vocabularies.from_json((folder / VOCABULARY).read_text(encoding="utf-8"))
+    _check_hash(folder, "schema_hash", manifest.schema_hash, schema.hash())
+    _check_hash(folder, "vocabulary_hash", manifest.vocabulary_hash, vocabularies.hash())
+    config = FoundationConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    tokenizer = Tokenizer(schema, vocabularies)
+    model = _load_model(folder / MODEL, config, tokenizer)
+    return Release(model.eval(), tokenizer, schema, vocabularies, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone, its files not checked.
+
+    Raises:
+        ReleaseError: there is none, or it is damaged.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ReleaseError(f"{path}: not found; a release folder has one") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(f"{path}: not a release manifest: {error}") from None
+
+
+def check_dataset(release: Release, dataset: Dataset) -> None:
+    """Makes sure that `dataset` has the schema and the vocabulary that `release` was trained with.
+
+    Raises:
+        ReleaseError: names the first part that differs.
+    """
+    for field in fields(Schema):
+        if getattr(release.schema, field.name) != getattr(dataset.schema, field.name):
+            raise ReleaseError(
+                f"{dataset.folder / 'schema.toml'}: {field.name} differs from the release's {SCHEMA}; "
+                "use the data that the release was trained on, or pre-train anew"
+            )
+    built = json.loads(build_vocabularies(dataset).to_json())
+    trained = json.loads(release.vocabularies.to_json())
+    for part in trained:
+        if built[part] != trained[part]:
+            raise ReleaseError(
+                f"{dataset.folder}: vocabulary of {part} differs from the release's {VOCABULARY}; "
+                "use the data that the release was trained on, or pre-train anew"
+            )
+
+
+def check_cut(release: Release, dataset: Dataset) -> None:
+    """Makes sure that the release was trained without anything that `dataset` holds out.
+
+    Raises:
+        ReleaseError: names the field of the cut that differs.
+    """
+    trained, here = release.manifest.trained_on.cut, training_cut_of(dataset)
+    for field in fields(here):
+        was, expected = getattr(trained, field.name), getattr(here, field.name)
+        if was != expected:
+            raise ReleaseError(
+                f"{MANIFEST}: trained_on.cut.{field.name} is {was}, {dataset.folder} has {expected}: the release may "
+                "have been trained on profiles or events that are held out here; pre-train with this split"
+            )
+
+
+def _check_file(path: Path, expected: str | None) -> None:
+    if expected is None:
+        raise ReleaseError(f"{path.parent / MANIFEST}: files has no hash of {path.name}")
+    if not path.is_file():
+        raise ReleaseError(f"{path}: not found, though {MANIFEST} lists it")
+    found = file_hash(path)
+    if found != expected:
+        raise ReleaseError(f"{path}: sha256 is {found}, {MANIFEST} says {expected}; the file was changed")
+
+
+def _check_hash(folder: Path, field: str, said: str, found: str) -> None:
+    if said != found:
+        raise ReleaseError(f"{folder / MANIFEST}: {field} is {said}, the release's own files give {found}")
+
+
+def _load_model(path: Path, config: FoundationConfig, tokenizer: Tokenizer) -> FoundationModel:
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ReleaseError(f"{path}: not a safetensors file: {error}") from None
+    num_feature_rows = num_item_feature_rows(tokenizer.schema, tokenizer.vocabularies)
+    num_columns = sum(feature.max_values for feature in tokenizer.schema.item_features)
+    shape = (tokenizer.vocabularies.items.num_rows, num_columns)
+    feature_rows = tensors.get(_FEATURE_ROWS, torch.zeros(shape, dtype=torch.int64))
+    _check_shape(path, _FEATURE_ROWS, tuple(feature_rows.shape), shape)
+    if feature_rows.numel() and not 0 <= int(feature_rows.min()) <= int(feature_rows.max()) < num_feature_rows:
+        raise ReleaseError(f"{path}: {_FEATURE_ROWS} has rows outside 0 .. {num_feature_rows - 1} ({VOCABULARY})")
+    model = FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, feature_rows)
+    _check_tensors(path, tensors, model.state_dict())
+    model.load_state_dict(tensors)
+    return model
+
+
+def _check_tensors(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    for name in sorted(found.keys() ^ expected.keys()):
+        which = "is missing" if name in expected else "is unknown"
+        raise ReleaseError(f"{path}: tensor {name} {which} for a model of {CONFIG}")
+    for name, tensor in expected.items():
+        _check_shape(path, name, tuple(found[name].shape), tuple(tensor.shape))
+
+
+def _check_shape(path: Path, name: str, found: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if found != expected:
+        raise ReleaseError(
+            f"{path}: tensor {name} has shape {list(found)}, {CONFIG} and {VOCABULARY} give {list(expected)}"
+        )
