@@ -37,7 +37,7 @@ class SparseArch(nn.Module):
         self.bags = EmbeddingBagCollection(
             tables=[
                 EmbeddingBagConfig(
-                    name=column.name,
+                    name=table_name(column),
                     feature_names=[column.name],
                     num_embeddings=column.num_rows,
                     embedding_dim=column.dim,
@@ -55,6 +55,11 @@ class SparseArch(nn.Module):
         pooled = self.bags(keyed_jagged(ids, self.columns))
         # By name: a sharded collection returns its features in the order of its shards.
         return torch.cat([pooled[column.name] for column in self.columns], dim=1)
+
+
+def table_name(column: SparseColumn) -> str:
+    """The table of a feature; not the bare name, which may be one that a module keeps for itself ("type")."""
+    return f"{column.name}_table"
 
 
 @torch.no_grad()
@@ -95,7 +100,7 @@ class PaddedSparseArch(nn.Module):
         """A twin with copies of an unsharded `SparseArch`'s weights."""
         twin = cls(sparse.columns)
         for column, table in zip(sparse.columns, twin.tables, strict=True):
-            table.copy_(sparse.bags.embedding_bags[column.name].weight)
+            table.copy_(sparse.bags.embedding_bags[table_name(column)].weight)
         return twin
 
     def forward(self, ids: Tensor) -> Tensor:

@@ -1,0 +1,130 @@
+"""Tiny rankers on the synthetic world, and raw requests made from it event by event, as a client would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.dataset import Dataset
+from foundation.decoder import DecoderConfig
+from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.manifest import training_data_of
+from foundation.model import FoundationConfig, FoundationModel
+from foundation.release import Release, load_release, save_release
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import build_vocabularies
+from foundation.window import WindowConfig, window_start
+from ranker.assembly import Assembly, assemble_ranker
+from ranker.features import CandidateInputs
+from ranker.histories import Histories
+from ranker.interaction import InteractionConfig
+from ranker.model import RankerConfig, RankerInputs, TowerKind
+
+TASKS = ("watch", "like")
+WINDOW = WindowConfig(window=12, block=4)
+DECODER = DecoderConfig(width=16, num_layers=2, num_heads=2, dropout=0.0)
+INTERACTION = InteractionConfig(num_dots=3, dot_width=20, hidden_widths=(24, 12))
+
+MakeAssembly = Callable[[TowerKind], Assembly]
+RawHistories = Callable[[Dataset, Sequence[int], Sequence[int]], Histories]
+
+
+@pytest.fixture(scope="session")
+def release_folder(synthetic_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory):
+    """An untrained foundation release of the synthetic world."""
+    torch.manual_seed(0)
+    vocabularies = build_vocabularies(synthetic_dataset)
+    schema = synthetic_dataset.schema
+    tokenizer = Tokenizer(schema, vocabularies)
+    rows = catalogue_feature_rows(schema, vocabularies, synthetic_dataset.catalogue)
+    model = FoundationModel(
+        FoundationConfig(DECODER, WINDOW),
+        tokenizer.num_facet_rows,
+        num_item_feature_rows(schema, vocabularies),
+        torch.from_numpy(rows),
+    )
+    folder = tmp_path_factory.mktemp("releases") / "release"
+    save_release(folder, model, tokenizer, training_data_of(synthetic_dataset), {})
+    return folder
+
+
+@pytest.fixture
+def release(release_folder) -> Release:
+    """A fresh copy of the release, whose model may be trained."""
+    return load_release(release_folder)
+
+
+@pytest.fixture
+def make_assembly(synthetic_dataset: Dataset, release: Release) -> MakeAssembly:
+    """Makes a ranker with the given tower, in evaluation mode."""
+
+    def make(tower: TowerKind) -> Assembly:
+        torch.manual_seed(1)
+        config = RankerConfig(
+            tower, embedding_dim=4, item_embedding_dim=8, recent_items=5, interaction=INTERACTION
+        )
+        assembly = assemble_ranker(config, synthetic_dataset, release, TASKS)
+        assembly.model.eval()
+        return assembly
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def raw_histories() -> RawHistories:
+    """Makes raw requests at given points of profiles' histories: event `ends[b]` of profile `profiles[b]` is next."""
+
+    def make(dataset: Dataset, profiles: Sequence[int], ends: Sequence[int]) -> Histories:
+        events, rows, starts, requests = dataset.events, [], [], []
+        for profile, end in zip(profiles, ends, strict=True):
+            first = int(events.offsets[profile])
+            starts.append(int(window_start(end, WINDOW.window, WINDOW.block)))
+            rows.append(np.arange(first + starts[-1], first + end))
+            requests.append(first + end)
+        history, request = np.concatenate(rows), np.array(requests)
+        context = [facet.name for facet in dataset.schema.facets_of("when", "where")]
+        return Histories(
+            history_lengths=np.array([len(row) for row in rows]),
+            num_events_before=np.array(starts),
+            item_id=events.item_id[history],
+            timestamp=events.timestamp[history],
+            facets={name: values[history] for name, values in events.facets.items()},
+            request_timestamp=events.timestamp[request],
+            request_facets={name: events.facets[name][request] for name in context},
+            profile_features={
+                name: values[list(profiles)] for name, values in dataset.profiles.features.items()
+            },
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_batch(synthetic_dataset: Dataset, raw_histories: RawHistories):
+    """Makes a batch of four requests (short, long, empty history, no candidates) with 11 candidates."""
+
+    def make(assembly: Assembly) -> RankerInputs:
+        lengths = np.diff(synthetic_dataset.events.offsets)
+        profiles = np.argsort(-lengths, kind="stable")[:4]
+        histories = raw_histories(synthetic_dataset, profiles, (3, int(lengths[profiles[1]]) - 1, 0, 5))
+        candidates = synthetic_dataset.catalogue.item_id[np.array([5, 9, 5, 20, 33, 40, 41, 0, 1, 2, 3])]
+        return RankerInputs(
+            assembly.features.profile_inputs(histories),
+            assembly.features.candidate_inputs(candidates, np.array([4, 6, 1, 0])),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def only_request():
+    """Cuts the candidates of one request out of a batch's, as a batch of their own."""
+
+    def cut(candidates: CandidateInputs, request: int) -> CandidateInputs:
+        first, last = candidates.offsets[request : request + 2].tolist()
+        return CandidateInputs(candidates.item_rows[first:last], torch.tensor([0, last - first]))
+
+    return cut
