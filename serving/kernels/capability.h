@@ -1,0 +1,12 @@
+// Which instruction set a kernel's CPU path uses: chosen at run time, never at build time.
+#pragma once
+
+namespace marquee {
+
+enum class CpuCapability { baseline, avx2, avx512 };
+
+// The best path this processor can run, or the one MARQUEE_CPU_CAPABILITY (baseline, avx2 or avx512) names.
+// The variable is read at every call. Throws c10::ValueError when it names no path, or one this processor lacks.
+CpuCapability cpu_capability();
+
+}  // namespace marquee

@@ -1,0 +1,10 @@
+#define MARQUEE_LANES 4
+#include "interaction/cpu_rows_impl.h"
+
+namespace marquee::interaction {
+
+void rows_baseline(const Operands& operands, int64_t begin, int64_t end, int64_t request, float* dots) {
+  rows(operands, begin, end, request, dots);
+}
+
+}  // namespace marquee::interaction
