@@ -1,10 +1,10 @@
-"""A trained ranker as a self-contained folder of safetensors and JSON: what co-training writes and serving reads.
+"""A trained ranker as a self-contained folder of safetensors and JSON: written by co-training, read by serving.
 
     model.safetensors   weights of both halves, and the catalogue's static features
     config.json         RankerConfig and, for the decoder tower, FoundationConfig
     tasks.json          the tasks, in the order of the logits' columns
     schema.json, vocab.json, features.json, recent_items.safetensors   see `ranker.feature_files`
-    manifest.json       version, hash of every file, the foundation release it grew from, training data, metrics
+    manifest.json       version, hash of every file, the foundation release it grew from, its data, metrics
 
 No file is pickled, and loading needs no process group.
 """

@@ -22,8 +22,8 @@ _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}
 class SparseArch(nn.Module):
     """Pooled embeddings of named id columns; an empty bag is zero, and row 0 starts at zero.
 
-    Inputs have a fixed width, because a request's features do; the KeyedJaggedTensor that TorchRec shards by is
-    built inside, so none crosses the module's boundary. `DistributedModelParallel` replaces `.bags` by its
+    Inputs have a fixed width, because a request's features do; the KeyedJaggedTensor that TorchRec shards by
+    is built inside, so none crosses the module's boundary. `DistributedModelParallel` replaces `.bags` by its
     sharded counterpart.
     """
 
@@ -50,7 +50,7 @@ class SparseArch(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Look up `ids` `[B, W]` int64 (-1 = no value); returns `[B, E]`, features in the order of `columns`."""
+        """Look up `ids` `[B, W]` int64 (-1 = no value); returns `[B, E]`, features as in `columns`."""
         assert ids.shape[1] == self.num_columns, (ids.shape, self.num_columns)
         pooled = self.bags(keyed_jagged(ids, self.columns))
         # By name: a sharded collection returns its features in the order of its shards.
@@ -71,7 +71,7 @@ def initialise_table(weight: Tensor) -> Tensor:
 
 
 def keyed_jagged(ids: Tensor, columns: Sequence[SparseColumn]) -> KeyedJaggedTensor:
-    """Drop the absent ids (-1) of `[B, W]` and lay the rest out feature by feature, as TorchRec reads them."""
+    """Drop the absent ids (-1) of `[B, W]` and lay the rest out feature by feature, for TorchRec."""
     values: list[Tensor] = []
     lengths: list[Tensor] = []
     for column in columns:

@@ -63,8 +63,8 @@ def load_features(folder: Path) -> FeatureBuilder:
         expected = (vocabularies.items.num_rows, sum(field.num_columns for field in fields))
         if rows.shape != expected:
             raise DataError(
-                f"{folder / RECENT_ITEMS}: {_ITEM_ROWS} has shape {list(rows.shape)}, {SCHEMA} and {VOCABULARY}"
-                f" give {list(expected)}"
+                f"{folder / RECENT_ITEMS}: {_ITEM_ROWS} has shape {list(rows.shape)}, {SCHEMA} and"
+                f" {VOCABULARY} give {list(expected)}"
             )
         recent = RecentItems(num_recent, fields, rows.numpy())
     return FeatureBuilder(config, Tokenizer(schema, vocabularies), recent)

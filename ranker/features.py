@@ -158,7 +158,7 @@ class FeatureBuilder:
             )
         vocabularies = tokenizer.vocabularies.profile_features
         declared = [feature_field(feature, vocabularies[feature.name].num_rows) for feature in self._features]
-        # The columns before the gap are the request's side; like the decoder, the tower sums their embeddings.
+        # The columns before the gap are the request's side; as in the decoder, their embeddings are summed.
         context = SparseField(
             REQUEST_CONTEXT, tokenizer.facet_columns.index(GAP), tokenizer.num_facet_rows, "sum"
         )
@@ -216,8 +216,8 @@ class FeatureBuilder:
         if lengths.max(initial=0) > self.config.window.window:
             worst = int(lengths.argmax())
             raise ValueError(
-                f"history_lengths[{worst}] is {lengths[worst]}; at most window = {self.config.window.window} events"
-                " of a history are read, send the newest"
+                f"history_lengths[{worst}] is {lengths[worst]}; at most window = {self.config.window.window}"
+                " events of a history are read, send the newest"
             )
         tokens = history_tokens(self.tokenizer, requests.history, requests.history_offsets, requests.request)
         context = requests.request.request_side

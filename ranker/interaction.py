@@ -27,7 +27,7 @@ class InteractionConfig:
                 raise ValueError(f"InteractionConfig.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.hidden_widths or min(self.hidden_widths) < 1:
             raise ValueError(
-                f"InteractionConfig.hidden_widths is {self.hidden_widths}; it needs one or more positive widths"
+                f"InteractionConfig.hidden_widths is {self.hidden_widths}; it needs one positive width or more"
             )
 
 
@@ -41,7 +41,7 @@ def request_of_candidate(offsets: Tensor, num_candidates: int) -> Tensor:
 
 
 def interaction_first_layer(x: Tensor, e: Tensor, p: Tensor, q: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
-    """`relu(x_c + p_r + Σ_k (e_c · q_rk) w_k)` for every candidate `c` of request `r`: the op's specification.
+    """`relu(x_c + p_r + Σ_k (e_c · q_rk) w_k)` for each candidate `c` of request `r`: the specification.
 
     It is the first linear layer over [profile ⊕ candidate ⊕ dot products] in decomposed form: the profile's
     share `p` and its dot-product queries `q` are computed once per request (IKBO's algebra, ROO,
@@ -108,7 +108,7 @@ class Interaction(nn.Module):
         """
         if width > self.dot_width:
             raise ValueError(
-                f"InteractionConfig.dot_width is {self.dot_width}; it must be at least the decoder's width {width}"
+                f"InteractionConfig.dot_width is {self.dot_width}; it must be at least the decoder's width, {width}"
             )
         identity = torch.eye(width)
         self.candidate_dots.weight.zero_()

@@ -19,6 +19,8 @@ from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, Vocabularies
 from ranker.columns import SparseField
 
 ITEM_ID = "item_id"
+MOST_DEVIATIONS = 8.0
+"""A number further from the mean counts as so far: a wild value from a client must not drown the rest."""
 
 
 class ItemFeatures(NamedTuple):
@@ -29,7 +31,7 @@ class ItemFeatures(NamedTuple):
     sparse: Tensor
     """`[I, W]` int64 ids, -1 where there is no value."""
     dense: Tensor
-    """`[I, X]` float32, each column with mean 0 and variance 1 over the catalogue; 0 where there is no value."""
+    """`[I, X]` float32, each column of mean 0 and variance 1 over the catalogue; 0 where there is no value."""
 
 
 def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFeatures:
@@ -57,7 +59,7 @@ def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFea
 
 
 def item_fields(schema: Schema, vocabularies: Vocabularies) -> tuple[SparseField, ...]:
-    """The id columns of the catalogue's features: the item's own id, then the declared features in their order."""
+    """The id columns of the catalogue's features: the item's own id, then the declared features in order."""
     declared = (
         feature_field(feature, vocabularies.item_features[feature.name].num_rows)
         for feature in schema.item_features
@@ -91,10 +93,9 @@ def mean_and_deviation(raw: NDArray[np.floating]) -> tuple[float, float]:
 
 
 def scale(raw: NDArray[np.floating], mean: float, deviation: float) -> NDArray[np.float32]:
-    """`(raw - mean) / deviation` in float32; 0 where there is no value."""
-    present = is_number(raw)
-    values = np.where(present, raw, mean).astype(np.float64)
-    return ((values - mean) / deviation).astype(np.float32)
+    """`(raw - mean) / deviation` in float32, within `MOST_DEVIATIONS` of 0; 0 where there is no value."""
+    values = np.where(is_number(raw), raw.astype(np.float64), mean)
+    return np.clip((values - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS).astype(np.float32)
 
 
 def is_number(raw: NDArray[np.floating]) -> NDArray[np.bool_]:

@@ -75,7 +75,7 @@ def make_assembly(synthetic_dataset: Dataset, release: Release) -> MakeAssembly:
 
 @pytest.fixture(scope="session")
 def raw_histories() -> RawHistories:
-    """Makes raw requests at given points of profiles' histories: event `ends[b]` of profile `profiles[b]` is next."""
+    """Makes raw requests at points of profiles' histories: event `ends[b]` of profile `profiles[b]` is next."""
 
     def make(dataset: Dataset, profiles: Sequence[int], ends: Sequence[int]) -> Histories:
         events, rows, starts, requests = dataset.events, [], [], []

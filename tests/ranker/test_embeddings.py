@@ -33,9 +33,7 @@ def pooled_by_hand(arch: SparseArch, ids: np.ndarray) -> torch.Tensor:
         parts = []
         for column in COLUMNS:
             table = arch.bags.embedding_bags[table_name(column)].weight
-            present = [
-                int(id_) for id_ in row[column.first : column.first + column.num_columns] if id_ >= 0
-            ]
+            present = [int(id_) for id_ in row[column.first : column.first + column.num_columns] if id_ >= 0]
             total = sum((table[id_] for id_ in present), torch.zeros(column.dim))
             parts.append(
                 total / max(1, len(present)) if column.pooling == "mean" else total + torch.zeros(column.dim)

@@ -79,7 +79,7 @@ def test_shared_space_start_makes_dot_product_zero_the_scaled_dot_product() -> N
 
 def test_shared_space_wider_than_the_dot_products_is_refused() -> None:
     module = Interaction(CONFIG, profile_width=8, candidate_width=9, num_tasks=1)
-    with pytest.raises(ValueError, match=r"dot_width is 5; .* decoder's width 6"):
+    with pytest.raises(ValueError, match=r"dot_width is 5; .* decoder's width, 6"):
         module.start_from_shared_space(width=6, scale=1.0)
 
 
