@@ -11,14 +11,14 @@ from pathlib import Path
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yields a path beside `path` to write to; when the block ends well it takes `path`'s place, else it is removed."""
+    """Yields a path beside `path` to write to; it replaces `path` when the block ends well, else it goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # A name of this process's own, so that two writers of one file never share a half-written one.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
         _flush(partial)
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -39,12 +39,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         for file in sorted(partial.rglob("*")):
             if file.is_file():
                 _flush(file)
-        os.rename(partial, path)
+        partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:
-    """Puts a file's bytes on disk before its name changes, so that a power cut leaves no empty file behind."""
+    """Puts a file's bytes on disk before its name changes: a power cut leaves no empty file behind."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Events:
-    """Every event, profile after profile, each profile's oldest first; equal timestamps keep the file's order.
+    """Every event, profile after profile, each profile's oldest first; equal times keep the file's order.
 
     Attributes:
         profile_id: raw id of each profile, int64 `[P]`, in the file's order (not ascending).
@@ -62,7 +62,8 @@ class Profiles:
 
     Attributes:
         profile_id: raw id, int64 `[P]`, the same as the events'.
-        features: raw values by feature name, `[P]` or `[P, M]`; missing where profiles.parquet lacks the profile.
+        features: raw values by feature name, `[P]` or `[P, M]`; the missing value where profiles.parquet
+            lacks the profile.
     """
 
     profile_id: np.ndarray
@@ -107,9 +108,10 @@ class Dataset:
 
 
 def load_dataset(folder: Path | str) -> Dataset:
-    """Reads and checks a dataset folder; draws and writes `split.json` where it is missing, and never rewrites one.
+    """Reads and checks a dataset folder; draws `split.json` where it is missing, and never rewrites it.
 
-    An event whose item isn't in items.parquet is kept: the item is out of vocabulary, and one warning counts such events.
+    An event whose item isn't in items.parquet is kept: its item is out of vocabulary, and one warning counts
+    such events.
 
     Raises:
         DataError: a file, column or value isn't as it should be; one line naming file and column.
@@ -148,7 +150,7 @@ def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:
 def _check_order(
     table: Table, schema: Schema, profile_id: np.ndarray, timestamp: np.ndarray, starts: np.ndarray
 ) -> None:
-    """Each profile's events must lie together, oldest first; `starts` are the rows where the profile changes."""
+    """Each profile's events must lie together, oldest first; at rows `starts` the profile changes."""
     _, first_runs = np.unique(profile_id[starts], return_index=True)
     if len(first_runs) < len(starts):
         row = starts[np.setdiff1d(np.arange(len(starts)), first_runs)[0]]
@@ -174,13 +176,13 @@ def _check_no_duplicates(table: Table, schema: Schema, values: Sequence[np.ndarr
         row = int(repeated.arg_true()[0])
         raise table.fail(
             schema.columns.item_id,
-            f"duplicate events: {repeated.sum()} rows share profile, item, timestamp and facets with another, the first "
-            f"is row {row}; keep one of each",
+            f"duplicate events: {repeated.sum()} rows share profile, item, timestamp, facets with another, "
+            f"the first is row {row}; keep one of each",
         )
 
 
 def _read_catalogue(path: Path, schema: Schema, events: Events, event_table: Table) -> Catalogue:
-    """items.parquet, or, where it is missing and nothing needs it, the items of the events by first appearance."""
+    """items.parquet, or, where it is missing and nothing needs it, the events' items by first appearance."""
     columns, features = schema.columns, schema.item_features
     if not path.exists() and not features and columns.title is None:
         first = np.sort(np.unique(events.item_id, return_index=True)[1])
@@ -190,6 +192,10 @@ def _read_catalogue(path: Path, schema: Schema, events: Events, event_table: Tab
     item_id = table.ids(columns.item_id)
     _check_unique(table, columns.item_id, item_id)
     unknown = ~np.isin(events.item_id, item_id)
+    if unknown.all():
+        raise table.fail(
+            columns.item_id, "holds none of the events' items; are both integers, or both strings?"
+        )
     if unknown.any():
         logger.warning(
             "%s: %d events of %d items that are not in column %r count as out of vocabulary",
@@ -202,7 +208,7 @@ def _read_catalogue(path: Path, schema: Schema, events: Events, event_table: Tab
 
 
 def _read_profiles(path: Path, schema: Schema, events: Events) -> Profiles:
-    """profiles.parquet aligned with the events' profiles; it is needed only where the schema declares features."""
+    """profiles.parquet aligned with the events' profiles; needed only where the schema declares features."""
     features = schema.profile_features
     if not features:
         return Profiles(events.profile_id, {})
@@ -243,7 +249,7 @@ def _read_split(path: Path, events: Events) -> Split:
     for part in ("test", "validation"):
         if not np.isin(getattr(split, part), events.profile_id).any():
             raise DataError(
-                f"{path}: {part}: none of these profiles is in events.parquet; the split belongs to other data, and "
-                "deleting it draws a new one"
+                f"{path}: {part}: none of these profiles is in events.parquet; the split is of other data, "
+                "and deleting it draws a new one"
             )
     return split

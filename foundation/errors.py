@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class DataError(ValueError):
-    """Something is wrong with a user's data or schema; the message is one line: file, field, what would be right."""
+    """Something is wrong with a user's data or settings; the message is one line: file, field, remedy."""
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
@@ -18,7 +18,7 @@ class DownloadError(DataError):
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Runs a command; a `DataError` becomes its one line on stderr and exit status 2, any other error its trace."""
+    """Runs a command; a `DataError` becomes its one line on stderr and exit status 2."""
     try:
         main()
     except DataError as error:

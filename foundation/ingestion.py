@@ -12,6 +12,9 @@ from foundation.errors import DataError
 from foundation.raw_values import NO_NUMBER, NO_VALUE, hash_strings
 from foundation.schema import Feature
 
+LATEST_SECOND = 10**11
+"""In the year 5138: a larger timestamp is in milliseconds or finer."""
+
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -29,9 +32,8 @@ class Table:
             present = pl.read_parquet_schema(path)
             absent = [column for column in columns if column not in present]
             if absent:
-                raise DataError(
-                    f"{path}: no column {absent[0]!r}, which schema.toml asks for; it has {', '.join(present)}"
-                )
+                has = ", ".join(present)
+                raise DataError(f"{path}: no column {absent[0]!r}, which schema.toml asks for; it has {has}")
             self.frame = pl.read_parquet(path, columns=list(dict.fromkeys(columns)))
         except FileNotFoundError:
             raise DataError(f"{path}: not found") from None
@@ -57,17 +59,24 @@ class Table:
         return values.cast(pl.String).fill_null("").to_list()
 
     def timestamps(self, column: str) -> np.ndarray:
-        """Unix seconds, int64 `[rows]`, from integers or a datetime column (cut to seconds); a null is an error."""
+        """Unix seconds, int64 `[rows]`, from integers or datetimes (cut to seconds); a null is an error."""
         values = self.frame[column]
         self._no_nulls(values)
         if isinstance(values.dtype, pl.Datetime):
-            return values.dt.epoch("s").to_numpy()
+            return values.dt.epoch("s").to_numpy(writable=True)
         if not values.dtype.is_integer():
             raise self.fail(column, f"is {values.dtype}; timestamps are whole unix seconds or datetimes")
-        return self._int64(values, "timestamps are whole unix seconds")
+        seconds = self._int64(values, "timestamps are whole unix seconds")
+        if len(seconds) and seconds.max() > LATEST_SECOND:
+            raise self.fail(column, f"holds {seconds.max()}; timestamps are unix seconds, not finer units")
+        return seconds
 
     def feature(self, feature: Feature) -> np.ndarray:
-        """A declared facet's or feature's raw values: int64 `[rows]`, float32 `[rows]` or int64 `[rows, max_values]`."""
+        """Raw values of a declared facet or feature.
+
+        Returns:
+            int64 `[rows]` (categorical), float32 `[rows]` (numeric) or int64 `[rows, max_values]` (multi).
+        """
         if feature.kind == "numeric":
             return self._float32(self.frame[feature.column])
         if feature.kind == "multi":
@@ -76,7 +85,7 @@ class Table:
         return self._int64(self.frame[feature.column], expected)
 
     def id_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """A list column of ids as (values int64 `[total]`, lengths int64 `[rows]`); a null list or id is an error."""
+        """A list column of ids: values int64 `[total]` and lengths int64 `[rows]`; a null is an error."""
         values = self._list_column(column)
         self._no_nulls(values)
         flat = values.explode(empty_as_null=False)
@@ -84,7 +93,7 @@ class Table:
         return self._int64(flat, "ids are integers or strings"), values.list.len().cast(pl.Int64).to_numpy()
 
     def number_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """A list column of numbers as (values float32 `[total]`, lengths int64 `[rows]`); nulls are `NO_NUMBER`."""
+        """A list column of numbers: values float32 `[total]` (null: `NO_NUMBER`), lengths int64 `[rows]`."""
         values = self._list_column(column)
         self._no_nulls(values)
         return self._float32(values.explode(empty_as_null=False)), values.list.len().cast(pl.Int64).to_numpy()
@@ -107,7 +116,7 @@ class Table:
         elif not (values.dtype.is_integer() or values.dtype == pl.Boolean):
             raise self.fail(values.name, f"is {values.dtype}; {expected}")
         try:
-            return values.cast(pl.Int64).fill_null(NO_VALUE).to_numpy()
+            return values.cast(pl.Int64).fill_null(NO_VALUE).to_numpy(writable=True)
         except pl.exceptions.InvalidOperationError:
             raise self.fail(
                 values.name, "a value doesn't fit 64 signed bits; use strings for such ids"
@@ -118,7 +127,7 @@ class Table:
         if not numeric:
             raise self.fail(values.name, f"is {values.dtype}; a numeric column holds numbers")
         numbers = values.cast(pl.Float32)
-        return numbers.fill_nan(None).fill_null(float(NO_NUMBER)).to_numpy()
+        return numbers.fill_nan(None).fill_null(float(NO_NUMBER)).to_numpy(writable=True)
 
     def _list_column(self, column: str) -> pl.Series:
         values = self.frame[column]

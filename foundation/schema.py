@@ -24,7 +24,7 @@ class Feature:
 
     Attributes:
         name: what the model, the contract and the wire call it.
-        kind: categorical (integers, strings, booleans), numeric (bucketed) or multi (a list of categorical values).
+        kind: categorical (integers, strings, booleans), numeric (bucketed) or multi (lists of categories).
         column: its column in the Parquet file.
         vocabulary_size: at most so many known values (the most frequent ones), or for a numeric one without
             boundaries so many quantile buckets; None: every value, or 16 buckets.
@@ -42,7 +42,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Facet(Feature):
-    """One declared column of events: *when* and *where* are known at request time, *what* only after the action."""
+    """One declared column of events: *when* and *where* are known at request time, *what* only later."""
 
     role: Role = "what"
 
@@ -108,7 +108,7 @@ def load_schema(path: Path) -> Schema:
     """Reads `schema.toml`; its `[[task]]` tables are left to the ranker.
 
     Raises:
-        DataError: unreadable, or a field is missing, unknown or of the wrong kind; names it and what would be right.
+        DataError: unreadable, or a field is missing, unknown or wrong; names it and what would be right.
     """
     try:
         with path.open("rb") as file:
@@ -145,7 +145,7 @@ def _check_keys(table: dict[str, Any], known: Sequence[str], where: str) -> None
 
 
 def _tables(plain: dict[str, Any], key: str, where: str) -> list[tuple[dict[str, Any], str]]:
-    """The `[[key]]` tables, each with how an error message calls it; checks that names are given and differ."""
+    """The `[[key]]` tables, each with how an error message calls it; their names must be given and differ."""
     tables = plain.get(key, [])
     _require(isinstance(tables, list), where, f"{key} must be an array of tables: write [[{key}]]")
     labelled, names = [], set()
@@ -154,7 +154,7 @@ def _tables(plain: dict[str, Any], key: str, where: str) -> list[tuple[dict[str,
         _require(
             isinstance(name, str) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) is not None,
             where,
-            f"[[{key}]] number {number}: name = {name!r}: must be letters, digits and underscores, a letter first",
+            f"[[{key}]] number {number}: name = {name!r}: must be a letter, then letters, digits or _",
         )
         _require(name not in names, where, f"[[{key}]] {name!r}: declared twice")
         names.add(name)
@@ -176,16 +176,15 @@ def _read_facet(table: dict[str, Any], where: str) -> Facet:
         where,
         f"this name is built in; none of {', '.join(BUILT_IN)} can be used",
     )
-    role = table.get("role")
-    _require(role in ROLES, where, f"role = {role!r}: must be one of {', '.join(ROLES)}")
+    role: Role = _choice(table, "role", ROLES, where)
     feature = _read_feature({key: value for key, value in table.items() if key != "role"}, where)
     return Facet(**vars(feature), role=role)
 
 
 def _read_feature(table: dict[str, Any], where: str) -> Feature:
     _check_keys(table, [field.name for field in fields(Feature)], where)
-    kind, column = table.get("kind"), table.get("column", table["name"])
-    _require(kind in KINDS, where, f"kind = {kind!r}: must be one of {', '.join(KINDS)}")
+    kind: Kind = _choice(table, "kind", KINDS, where)
+    column = table.get("column", table["name"])
     _require(isinstance(column, str) and column != "", where, f"column = {column!r}: must be a column's name")
     size = table.get("vocabulary_size")
     _require(
@@ -206,6 +205,12 @@ def _read_feature(table: dict[str, Any], where: str) -> Feature:
         not (boundaries and size), where, "give boundaries or vocabulary_size (quantile buckets), not both"
     )
     return Feature(table["name"], kind, column, size, boundaries, max_values)
+
+
+def _choice(table: dict[str, Any], key: str, choices: Sequence[str], where: str) -> Any:
+    value = table.get(key)
+    _require(value in choices, where, f"{key} = {value!r}: must be one of {', '.join(choices)}")
+    return value
 
 
 def _is_count(value: Any) -> bool:

@@ -34,7 +34,7 @@ class Split:
     validation: np.ndarray
 
     def roles(self, profile_id: np.ndarray) -> np.ndarray:
-        """TRAIN, VALIDATION or TEST for each raw profile id `[P]`, int8 `[P]`; a profile not named is TRAIN."""
+        """TRAIN, VALIDATION or TEST of each raw profile id `[P]`, int8 `[P]`; one not named is TRAIN."""
         roles = np.full(profile_id.shape, TRAIN, dtype=np.int8)
         roles[np.isin(profile_id, self.validation)] = VALIDATION
         roles[np.isin(profile_id, self.test)] = TEST
@@ -51,7 +51,7 @@ class Split:
 
 
 def draw_split(profile_ids: np.ndarray, seed: int = 0) -> Split:
-    """Draws 10 % of the profiles for test and 5 % for validation, at least one each; their order doesn't matter.
+    """Draws 10 % of the profiles for test, 5 % for validation, at least one each; their order is irrelevant.
 
     Raises:
         DataError: fewer than three profiles.
@@ -114,7 +114,7 @@ def profile_roles(dataset: SplitProfiles) -> np.ndarray:
 
 
 def training_cut(num_events: np.ndarray | int) -> np.ndarray:
-    """floor(0.8 n), int64: of a training profile's n events those before it are the foundation's, the rest the ranker's."""
+    """floor(0.8 n): of a training profile's n events the foundation has those before, the ranker the rest."""
     return np.asarray(num_events, dtype=np.int64) * 4 // 5
 
 

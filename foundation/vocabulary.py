@@ -1,6 +1,7 @@
 """From raw values to embedding rows, and the vocabularies of a dataset.
 
-Rows of every vocabulary: 0 out of vocabulary, 1 start marker, known values from 2. A lookup says -1 for "no value".
+Rows of every vocabulary: 0 out of vocabulary, 1 start marker, known values from 2. A lookup gives -1 for
+"no value".
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Vocabulary:
         return len(self.keys) + FIRST_KNOWN
 
     def lookup(self, raw: np.ndarray) -> np.ndarray:
-        """Rows of raw values, int64 of any shape to int64 of that shape: 0 where unknown, -1 for `NO_VALUE`."""
+        """Rows of raw values, int64 of any shape, in that shape: 0 where unknown, -1 for `NO_VALUE`."""
         raw = np.asarray(raw, dtype=np.int64)
         if not len(self.keys):
             return np.where(raw == NO_VALUE, -1, OUT_OF_VOCABULARY)
@@ -156,12 +157,12 @@ def _lookups(plain: dict[str, dict[str, Any]]) -> dict[str, Lookup]:
 
 
 def build_vocabularies(dataset: Dataset) -> Vocabularies:
-    """The vocabularies of a dataset, from its training events and profiles, and for items from its catalogue."""
+    """Vocabularies from the training events and profiles, those of items from the catalogue."""
     events, schema = dataset.events, dataset.schema
     seen = training_mask(dataset)
     training_profiles = profile_roles(dataset) == TRAIN
     timestamps = events.timestamp[seen]
-    # Profiles with a single event have no training event: with nothing else, time starts at the first event of all.
+    # Where every profile has one event, none is for training: time starts with the first of all.
     span = timestamps if len(timestamps) else events.timestamp[:1]
     first, last = int(span.min()), int(span.max())
     return Vocabularies(

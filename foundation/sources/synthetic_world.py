@@ -1,7 +1,7 @@
 """The catalogue and the profiles of a simulated streaming service.
 
-Titles have genres, a quality and a launch; profiles have tastes that drift over the year. Shapes: P profiles, I items,
-G genres.
+Titles have genres, a quality and a launch; profiles have tastes that drift over the year. Shapes: P profiles,
+I items, G genres.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class SyntheticConfig:
 
 @dataclass(frozen=True)
 class Items:
-    """The catalogue: every array is `[I]` but `genre` `[I, 2]`, `taste` `[I, G]` and `speaks` (bool) `[I, languages]`."""
+    """The catalogue: arrays `[I]`, but `genre` `[I, 2]`, `taste` `[I, G]` and `speaks` `[I, languages]`."""
 
     genre: np.ndarray
     taste: np.ndarray
@@ -64,7 +64,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Viewers:
-    """The profiles: `taste` `[P, 2, G]` at the start and the end of the year, the rest `[P]`; `age` 0 is unknown."""
+    """The profiles: arrays `[P]`, but `speaks` `[P, languages]` and `taste` `[P, 2, G]`; age 0 is unknown.
+
+    A taste moves in a straight line from the first of its two, at the start of the year, to the second.
+    """
 
     taste: np.ndarray
     kids: np.ndarray

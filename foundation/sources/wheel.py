@@ -15,7 +15,7 @@ from foundation.errors import DownloadError
 
 @dataclass(frozen=True)
 class Wheel:
-    """One pinned wheel: `requirement` (name==version), the name of its file, and the SHA-256 (hex) of that file."""
+    """One pinned wheel: `requirement` (name==version), its file's name, and that file's SHA-256 (hex)."""
 
     requirement: str
     file: str
@@ -23,7 +23,7 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, folder: Path) -> Path:
-    """Path of the wheel in `folder`, downloaded with this Python's pip (which obeys `PIP_*`) if it isn't there yet.
+    """Path of the wheel in `folder`; if it isn't there, this Python's pip (which obeys `PIP_*`) downloads it.
 
     Raises:
         DownloadError: pip couldn't get it, or what it got is another file.
@@ -59,9 +59,8 @@ def _pip_download(requirement: str, folder: Path) -> None:
     if finished.returncode:
         lines = [line for line in finished.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no word from pip"]
-        raise DownloadError(
-            f"{requirement}: pip could not download it; is there a network? ({errors[-1].removeprefix('ERROR: ')})"
-        )
+        last = errors[-1].removeprefix("ERROR: ")
+        raise DownloadError(f"{requirement}: pip could not download it; is there a network? ({last})")
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,117 @@
+"""schema.toml: what it says is what is read, and what is wrong is named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from foundation.errors import DataError
+from foundation.schema import Columns, Facet, Feature, Schema, load_schema
+
+GOOD = """
+name = "shop"
+[columns]
+profile_id = "buyer"
+item_id = "sku"
+timestamp = "at"
+title = "label"
+[[facet]]
+name = "page"
+role = "where"
+kind = "categorical"
+column = "page_name"
+vocabulary_size = 50
+[[facet]]
+name = "price"
+role = "what"
+kind = "numeric"
+boundaries = [1, 2.5]
+[[item_feature]]
+name = "tags"
+kind = "multi"
+max_values = 3
+[[profile_feature]]
+name = "city"
+kind = "categorical"
+[[task]]
+name = "buy"
+kind = "anything the ranker knows"
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "schema.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_reads_every_field(tmp_path: Path) -> None:
+    assert load_schema(write(tmp_path, GOOD)) == Schema(
+        name="shop",
+        columns=Columns("buyer", "sku", "at", "label"),
+        facets=(
+            Facet("page", "categorical", "page_name", vocabulary_size=50, role="where"),
+            Facet("price", "numeric", "price", boundaries=(1.0, 2.5), role="what"),
+        ),
+        item_features=(Feature("tags", "multi", "tags", max_values=3),),
+        profile_features=(Feature("city", "categorical", "city"),),
+    )
+
+
+def test_facets_of_keeps_the_declared_order(tmp_path: Path) -> None:
+    schema = load_schema(write(tmp_path, GOOD))
+    assert [facet.name for facet in schema.facets_of("where", "what")] == ["page", "price"]
+    assert [facet.name for facet in schema.facets_of("when")] == []
+
+
+def test_json_keeps_everything_and_the_hash_sees_every_change(tmp_path: Path) -> None:
+    schema = load_schema(write(tmp_path, GOOD))
+    assert Schema.from_json(schema.to_json()) == schema
+    other = load_schema(write(tmp_path, GOOD.replace("[1, 2.5]", "[1, 2.6]")))
+    assert len({schema.hash(), other.hash(), Schema.from_json(schema.to_json()).hash()}) == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('kind = "categorical"', 'kind = "category"', "[[facet]] 'page': kind = 'category': must be one of"),
+        (
+            'role = "where"',
+            'role = "who"',
+            "[[facet]] 'page': role = 'who': must be one of when, where, what",
+        ),
+        ('role = "where"\n', "", "[[facet]] 'page': role = None"),
+        (
+            "vocabulary_size = 50",
+            "vocabulary_size = 0",
+            "vocabulary_size = 0: must be a whole number above 0",
+        ),
+        ("vocabulary_size = 50", "vocab_size = 50", "unknown field 'vocab_size'; the fields are name, kind"),
+        ("vocabulary_size = 50", "boundaries = [1]", "boundaries are for kind = 'numeric'"),
+        ("vocabulary_size = 50", "max_values = 2", "max_values is for kind = 'multi'"),
+        ("[1, 2.5]", "[2.5, 1]", "boundaries = [2.5, 1]: must be a list of ascending numbers"),
+        ("[1, 2.5]", "[1]\nvocabulary_size = 4", "give boundaries or vocabulary_size"),
+        ('name = "page"', 'name = "gap"', "this name is built in"),
+        ('name = "page"', 'name = "the page"', "number 1: name = 'the page'"),
+        ('name = "price"', 'name = "page"', "[[facet]] 'page': declared twice"),
+        ('item_id = "sku"', "item_id = 3", "[columns]: item_id = 3"),
+        ('item_id = "sku"', 'item = "sku"', "[columns]: unknown field 'item'"),
+        ("[[profile_feature]]", "[[profil_feature]]", "unknown field 'profil_feature'"),
+        ("[[profile_feature]]", "[profile_feature]", "write [[profile_feature]]"),
+        ("[columns]", "[columns", "not valid TOML"),
+    ],
+)
+def test_says_in_one_line_what_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(DataError) as raised:
+        load_schema(path)
+    message = str(raised.value)
+    assert said in message
+    assert message.startswith(str(path))
+    assert "\n" not in message
+
+
+def test_a_folder_without_schema_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"schema\.toml: not found"):
+        load_schema(tmp_path / "schema.toml")
