@@ -1,4 +1,4 @@
-"""A trained ranker as a self-contained folder of safetensors and JSON: written by co-training, read by serving.
+"""A trained ranker as a self-contained folder of safetensors and JSON: from co-training, for serving.
 
     model.safetensors   weights of both halves, and the catalogue's static features
     config.json         RankerConfig and, for the decoder tower, FoundationConfig

@@ -31,7 +31,7 @@ class CandidateTower(nn.Module):
     def __init__(self, sparse: SparseArch, features: ItemFeatures, item_width: int) -> None:
         super().__init__()
         assert features.sparse.shape[1] == sparse.num_columns, (features.sparse.shape, sparse.num_columns)
-        self.sparse = sparse
+        self.sparse: nn.Module = sparse  # serving swaps it
         self.register_buffer("item_sparse", features.sparse)
         self.register_buffer("item_dense", features.dense)
         self.width = item_width + sparse.width + features.dense.shape[1]

@@ -27,7 +27,7 @@ class InteractionConfig:
                 raise ValueError(f"InteractionConfig.{name} is {getattr(self, name)}; it must be at least 1")
         if not self.hidden_widths or min(self.hidden_widths) < 1:
             raise ValueError(
-                f"InteractionConfig.hidden_widths is {self.hidden_widths}; it needs one positive width or more"
+                f"InteractionConfig.hidden_widths is {self.hidden_widths}; it needs positive widths"
             )
 
 
@@ -91,7 +91,7 @@ class Interaction(nn.Module):
         self.profile_dots = nn.Linear(profile_width, config.num_dots * config.dot_width, bias=False)
         bound = (config.num_dots + profile_width + candidate_width) ** -0.5
         self.dot_weights = nn.Parameter(torch.empty(config.num_dots, first_width).uniform_(-bound, bound))
-        self.first_layer = FirstLayer()
+        self.first_layer: nn.Module = FirstLayer()  # serving swaps it
         self.mlp = _mlp(config.hidden_widths)
         self.heads = nn.Linear(config.hidden_widths[-1], num_tasks)
 
@@ -108,7 +108,7 @@ class Interaction(nn.Module):
         """
         if width > self.dot_width:
             raise ValueError(
-                f"InteractionConfig.dot_width is {self.dot_width}; it must be at least the decoder's width, {width}"
+                f"InteractionConfig.dot_width is {self.dot_width}; the decoder's width needs at least {width}"
             )
         identity = torch.eye(width)
         self.candidate_dots.weight.zero_()

@@ -31,7 +31,7 @@ class ItemFeatures(NamedTuple):
     sparse: Tensor
     """`[I, W]` int64 ids, -1 where there is no value."""
     dense: Tensor
-    """`[I, X]` float32, each column of mean 0 and variance 1 over the catalogue; 0 where there is no value."""
+    """`[I, X]` float32, columns of mean 0 and variance 1 over the catalogue; 0 where there is no value."""
 
 
 def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFeatures:

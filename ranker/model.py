@@ -84,7 +84,7 @@ class Ranker(nn.Module):
         foundation: the decoder; required by the `decoder` tower and refused by the `pooled` one.
 
     Raises:
-        ValueError: if `foundation` and `config.tower` disagree, or dot products are narrower than the decoder.
+        ValueError: `foundation` and `config.tower` disagree, or dot products are narrower than the decoder.
     """
 
     def __init__(

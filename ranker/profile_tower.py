@@ -40,7 +40,7 @@ class DecoderTower(nn.Module):
     def __init__(self, foundation: FoundationModel, sparse: SparseArch, num_dense: int) -> None:
         super().__init__()
         self.foundation = foundation
-        self.sparse = sparse
+        self.sparse: nn.Module = sparse  # serving swaps it
         self.item_width = foundation.config.decoder.width
         self.width = self.item_width + sparse.width + num_dense
 
@@ -75,7 +75,7 @@ class PooledTower(nn.Module):
 
     def __init__(self, sparse: SparseArch, num_dense: int) -> None:
         super().__init__()
-        self.sparse = sparse
+        self.sparse: nn.Module = sparse  # serving swaps it
         self.item_width = 0
         self.width = sparse.width + num_dense
 

@@ -75,7 +75,7 @@ def make_assembly(synthetic_dataset: Dataset, release: Release) -> MakeAssembly:
 
 @pytest.fixture(scope="session")
 def raw_histories() -> RawHistories:
-    """Makes raw requests at points of profiles' histories: event `ends[b]` of profile `profiles[b]` is next."""
+    """Makes raw requests at points of histories: event `ends[b]` of profile `profiles[b]` is next."""
 
     def make(dataset: Dataset, profiles: Sequence[int], ends: Sequence[int]) -> Histories:
         events, rows, starts, requests = dataset.events, [], [], []
@@ -108,7 +108,7 @@ def make_batch(synthetic_dataset: Dataset, raw_histories: RawHistories):
 
     def make(assembly: Assembly) -> RankerInputs:
         lengths = np.diff(synthetic_dataset.events.offsets)
-        profiles = np.argsort(-lengths, kind="stable")[:4]
+        profiles = np.argsort(-lengths, kind="stable")[:4].tolist()
         histories = raw_histories(synthetic_dataset, profiles, (3, int(lengths[profiles[1]]) - 1, 0, 5))
         candidates = synthetic_dataset.catalogue.item_id[np.array([5, 9, 5, 20, 33, 40, 41, 0, 1, 2, 3])]
         return RankerInputs(

@@ -33,7 +33,7 @@ def assert_same(first: ProfileInputs, second: ProfileInputs) -> None:
 def histories(synthetic_dataset, raw_histories) -> Histories:
     """Four requests: three of long profiles, one of them cut to its window, and one with an empty history."""
     lengths = np.diff(synthetic_dataset.events.offsets)
-    profiles = np.argsort(-lengths, kind="stable")[:4]
+    profiles = np.argsort(-lengths, kind="stable")[:4].tolist()
     return raw_histories(synthetic_dataset, profiles, (3, int(lengths[profiles[1]]) - 1, 0, 5))
 
 

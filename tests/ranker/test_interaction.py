@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -79,7 +81,7 @@ def test_shared_space_start_makes_dot_product_zero_the_scaled_dot_product() -> N
 
 def test_shared_space_wider_than_the_dot_products_is_refused() -> None:
     module = Interaction(CONFIG, profile_width=8, candidate_width=9, num_tasks=1)
-    with pytest.raises(ValueError, match=r"dot_width is 5; .* decoder's width, 6"):
+    with pytest.raises(ValueError, match=r"dot_width is 5; .* decoder's width needs at least 6"):
         module.start_from_shared_space(width=6, scale=1.0)
 
 
@@ -105,6 +107,6 @@ def test_first_layer_swaps_without_touching_the_checkpoint() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("num_dots", 0), ("dot_width", 0), ("hidden_widths", ()), ("hidden_widths", (8, 0))]
 )
-def test_config_names_the_field_that_is_wrong(field: str, value: object) -> None:
+def test_config_names_the_field_that_is_wrong(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"InteractionConfig.{field} is "):
         InteractionConfig(**{field: value})
