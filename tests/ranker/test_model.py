@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foundation.objectives import next_item_loss
-from ranker.embeddings import PaddedSparseArch
+from ranker.embeddings import PaddedSparseArch, SparseArch
 from ranker.features import CandidateInputs, ProfileInputs
 from ranker.interaction import InteractionConfig
+from ranker.item_features import build_item_features
 from ranker.model import Ranker, RankerConfig
 from ranker.profile_tower import DecoderTower
 from ranker.state import ProfileState
@@ -174,8 +176,9 @@ class _CandidateHalf(nn.Module):
 def exportable(model: Ranker) -> Ranker:
     """A copy with both sparse parts swapped for their twins."""
     model = copy.deepcopy(model)
-    model.profile_tower.sparse = PaddedSparseArch.from_sparse(model.profile_tower.sparse)
-    model.candidate_tower.sparse = PaddedSparseArch.from_sparse(model.candidate_tower.sparse)
+    for half in (model.profile_tower, model.candidate_tower):
+        assert isinstance(half.sparse, SparseArch)
+        half.sparse = PaddedSparseArch.from_sparse(half.sparse)
     return model.eval()
 
 
@@ -210,9 +213,10 @@ def test_both_halves_export_with_dynamic_shapes(
             assert difference <= 1e-5
 
 
-def test_configs_name_what_is_wrong(make_assembly) -> None:
-    model = make_assembly("decoder").model
-    fields, items = make_assembly("decoder").features.fields, None
+def test_configs_name_what_is_wrong(make_assembly, synthetic_dataset) -> None:
+    model, features = make_assembly("decoder")
+    fields = features.fields
+    items = build_item_features(synthetic_dataset, features.tokenizer.vocabularies)
     assert isinstance(model.profile_tower, DecoderTower)
     with pytest.raises(ValueError, match="'decoder', which needs a foundation model"):
         Ranker(RankerConfig("decoder"), fields, items, ["watch"])
@@ -220,12 +224,8 @@ def test_configs_name_what_is_wrong(make_assembly) -> None:
         Ranker(RankerConfig("pooled"), fields, items, ["watch"], model.profile_tower.foundation)
     with pytest.raises(ValueError, match="tasks is empty"):
         Ranker(RankerConfig("pooled"), fields, items, [])
-    for field, value in (
-        ("tower", "mlp"),
-        ("embedding_dim", 6),
-        ("item_embedding_dim", 0),
-        ("recent_items", 0),
-    ):
+    wrong: dict[str, Any] = {"tower": "mlp", "embedding_dim": 6, "item_embedding_dim": 0, "recent_items": 0}
+    for field, value in wrong.items():
         with pytest.raises(ValueError, match=f"RankerConfig.{field} is "):
             RankerConfig(**{field: value})
 
