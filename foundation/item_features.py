@@ -19,7 +19,9 @@ def num_item_feature_rows(schema: Schema, vocabularies: Vocabularies) -> int:
     return _joint_table(schema, vocabularies).num_rows
 
 
-def catalogue_feature_rows(schema: Schema, vocabularies: Vocabularies, catalogue: Catalogue) -> NDArray[np.int64]:
+def catalogue_feature_rows(
+    schema: Schema, vocabularies: Vocabularies, catalogue: Catalogue
+) -> NDArray[np.int64]:
     """Rows of the joint item feature table for every item, `[I, M]`.
 
     A multi-valued feature takes `max_values` columns; 0 stands for "no value". The out-of-vocabulary item and the

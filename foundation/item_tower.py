@@ -30,7 +30,9 @@ class ItemTower(nn.Module):
     def __init__(self, feature_rows: Tensor, num_feature_rows: int, width: int) -> None:
         super().__init__()
         if feature_rows.dim() != 2 or feature_rows.shape[1] < 1:
-            raise ValueError(f"feature_rows must have shape [I, M] with M >= 1, got {tuple(feature_rows.shape)}")
+            raise ValueError(
+                f"feature_rows must have shape [I, M] with M >= 1, got {tuple(feature_rows.shape)}"
+            )
         self.register_buffer("feature_rows", feature_rows.long())
         self.id_embedding = nn.Embedding(feature_rows.shape[0], width)
         self.feature_embedding = nn.EmbeddingBag(num_feature_rows, width, mode="mean", padding_idx=0)

@@ -1,0 +1,65 @@
+"""The decoder reads each sequence as if it were alone, and only its past."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundation.decoder import Decoder, DecoderConfig
+from foundation.layout import layout
+
+
+def _decoder(dropout: float = 0.0) -> Decoder:
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(width=12, num_layers=2, num_heads=3, dropout=dropout)).double()
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return decoder.eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=7).filter(any))
+def test_a_ragged_batch_equals_each_sequence_alone(lengths):
+    decoder = _decoder()
+    x = torch.randn(sum(lengths), 12, dtype=torch.float64)
+    with torch.no_grad():
+        together = decoder(x, layout(torch.tensor(lengths)))
+        for alone, own in zip(x.split(lengths), together.split(lengths), strict=True):
+            if len(alone):
+                torch.testing.assert_close(
+                    decoder(alone, layout(torch.tensor([len(alone)]))), own, rtol=0, atol=1e-12
+                )
+
+
+def test_no_gradient_comes_from_a_later_token_or_another_sequence():
+    decoder = _decoder()
+    x = torch.randn(9, 12, dtype=torch.float64, requires_grad=True)
+    batch = layout(torch.tensor([4, 5]))
+    for row, visible in [(2, range(0, 3)), (4, range(4, 5)), (7, range(4, 8))]:
+        (gradient,) = torch.autograd.grad(decoder(x, batch)[row].square().sum() * torch.pi, x)
+        seen = gradient.abs().sum(dim=1) > 0
+        assert seen.nonzero().flatten().tolist() == list(visible)
+
+
+def test_dropout_acts_in_training_only():
+    decoder = _decoder(dropout=0.5)
+    x = torch.randn(3, 12, dtype=torch.float64)
+    batch = layout(torch.tensor([3]))
+    assert torch.equal(decoder(x, batch), decoder(x, batch))
+    decoder.train()
+    assert not torch.equal(decoder(x, batch), decoder(x, batch))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_layers": 0}, "decoder.num_layers must be >= 1, got 0"),
+        ({"width": 10, "num_heads": 2}, "decoder.width must be a multiple of 2 \\* num_heads = 4"),
+        ({"dropout": 1.0}, "decoder.dropout must be in \\[0, 1\\), got 1.0"),
+    ],
+)
+def test_a_config_out_of_range_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        DecoderConfig(**change)
