@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -244,7 +245,9 @@ def _check_unique(table: Table, column: str, ids: np.ndarray) -> None:
 
 def _read_split(path: Path, events: Events) -> Split:
     if not path.exists():
-        write_split(path, draw_split(events.profile_id))
+        # Another process (another rank of a job) may come first; what it draws is the same.
+        with suppress(FileExistsError):
+            write_split(path, draw_split(events.profile_id))
     split = read_split(path)
     for part in ("test", "validation"):
         if not np.isin(getattr(split, part), events.profile_id).any():
