@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 KEPT_CHECKPOINTS = 2
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -27,8 +28,8 @@ _METADATA_FILE = ".metadata"
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """Writes `state` as the checkpoint of `step`, all ranks together, and drops all but the newest two.
 
-    A killed process leaves a whole checkpoint or an ignored temporary folder, never half of one: the files are
-    written beside, flushed to disk, and renamed.
+    A killed process leaves a whole checkpoint or an ignored temporary folder, never half of one: the files
+    are written beside, flushed to disk, and renamed.
 
     Args:
         folder: where the checkpoints of one run live; every rank must see the same folder.
@@ -47,13 +48,13 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     _wait_for_all()
     with _single_process_allowed():
-        dcp.save(state, storage_writer=FileSystemWriter(beside), no_dist=not _has_group())
+        save(state, storage_writer=FileSystemWriter(beside), no_dist=not _has_group())
     _wait_for_all()
     if _is_first_rank():
         if final.exists():
             _remove(final)
         _sync_folder(beside)
-        os.rename(beside, final)
+        beside.rename(final)
         _sync_folder(folder)
         for old in _complete_checkpoints(folder)[:-KEPT_CHECKPOINTS]:
             _remove(old)
@@ -85,7 +86,7 @@ def load_checkpoint(checkpoint: Path, state: dict[str, Any]) -> None:
         state: same keys and shapes as the saved one; the number of ranks may differ.
     """
     with _single_process_allowed():
-        dcp.load(state, storage_reader=FileSystemReader(checkpoint), no_dist=not _has_group())
+        load(state, storage_reader=FileSystemReader(checkpoint), no_dist=not _has_group())
 
 
 def _complete_checkpoints(folder: Path) -> list[Path]:
@@ -99,7 +100,7 @@ def _remove(checkpoint: Path) -> None:
     # Renamed first: a kill in the middle of the deletion must not leave something that looks complete.
     hidden = checkpoint.with_name(f".{checkpoint.name}.dropped")
     shutil.rmtree(hidden, ignore_errors=True)
-    os.rename(checkpoint, hidden)
+    checkpoint.rename(hidden)
     shutil.rmtree(hidden)
 
 

@@ -1,7 +1,7 @@
 """Evaluate a release on held-out profiles: `python -m foundation.evaluate --release DIR --data DIR`.
 
-Leave-one-out on the test profiles, beside popularity counted on the foundation's training events. Prints a table,
-and one JSON document as the last line.
+Leave-one-out on the test profiles, beside popularity counted on the foundation's training events. Prints a
+table, and one JSON document as the last line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ import tyro
 
 from foundation.dataset import load_dataset
 from foundation.errors import DataError, run_command
-from foundation.leave_one_out import CUTOFFS, PROTOCOL, last_events, model_ranks, popularity_ranks, ranking_metrics
+from foundation.leave_one_out import (
+    CUTOFFS,
+    PROTOCOL,
+    last_events,
+    model_ranks,
+    popularity_ranks,
+    ranking_metrics,
+)
 from foundation.release import check_cut, check_dataset, load_release
 from foundation.split import TEST
 
@@ -39,8 +46,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     """The figures of a release.
 
     Returns:
-        hr@k, ndcg@k (k = 1, 10, 50, 200), mrr, the same with the prefix popularity_, loss (nats per token of the
-        tested windows), items, profiles, protocol, version.
+        hr@k, ndcg@k (k = 1, 10, 50, 200), mrr, the same with the prefix popularity_, loss (nats per token of
+        the tested windows), items, profiles, protocol, version.
 
     Raises:
         DataError: the data or the release are wrong, or don't fit each other.

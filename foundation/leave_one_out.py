@@ -52,7 +52,7 @@ def last_events(dataset: Dataset, events: EventIds, role: int) -> LastEvents:
 
 
 def ranks(scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
-    """Place of each target among the known items, from 0: items with a higher score, or equal and an earlier row.
+    """Place of each target among the known items: how many score higher, or the same in an earlier row.
 
     Args:
         scores_BI: one score per item row; rows 0 and 1 are never ranked.
@@ -72,7 +72,7 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor]) -> 
 
 
 def ranking_metrics(ranks_P: Tensor) -> dict[str, float]:
-    """hr@k and ndcg@k = 1 / log2(rank + 2) at the cut-offs 1, 10, 50, 200, and mrr = 1 / (rank + 1), as means."""
+    """Means of hr@k, of ndcg@k = 1 / log2(rank + 2) for k in `CUTOFFS`, and of mrr = 1 / (rank + 1)."""
     places_P = ranks_P.double()
     gain_P = 1.0 / torch.log2(places_P + 2)
     metrics: dict[str, float] = {}

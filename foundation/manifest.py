@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class TrainingCut:
-    """What was kept from training, so that nothing is tested, or trained on top, with labels the model has seen.
+    """What was kept from training, so that nobody tests, or trains on top, with labels the model saw.
 
     Attributes:
         training_share: of each training profile's events, from its first; the rest is the ranker's.

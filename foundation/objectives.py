@@ -1,4 +1,4 @@
-"""Next-item objectives: softmax over the whole catalogue without ever holding tokens x items, or over a sample.
+"""Next-item objectives: softmax over the whole catalogue, never holding tokens x items, or over a sample.
 
 Letters: T packed tokens, M tokens with a known target, I item rows, J items that compete, D model width,
 N sampled negatives.
@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 from foundation.model import unit
 from foundation.vocabulary import FIRST_KNOWN
 
-# 256 rows of a 3,706-item catalogue are 4 MB of logits: small enough to stay in a core's cache while the three
-# passes over them run, large enough for an efficient matrix product.
+# 283 tokens of a 3,706-item catalogue, 4 MB of logits: small enough to stay in cache while several passes
+# over them run, large enough for an efficient matrix product.
 LOGITS_PER_CHUNK = 1 << 20
 
 
@@ -47,8 +47,8 @@ class ObjectiveConfig:
 class _LinearCrossEntropy(torch.autograd.Function):
     """Sum over m of logsumexp_j(q_m · k_j) - q_m · k_target(m), in chunks of tokens.
 
-    Gradients are made in the forward pass, while a chunk's probabilities are at hand, so a backward pass costs
-    two multiplications and nothing of size tokens x items is kept.
+    Gradients are made in the forward pass, while a chunk's probabilities are at hand, so a backward pass
+    costs two multiplications and nothing of size tokens x items is kept.
     """
 
     @staticmethod
@@ -85,7 +85,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def linear_cross_entropy(queries_MD: Tensor, keys_JD: Tensor, targets_M: Tensor) -> Tensor:
-    """Summed cross entropy of softmax(queries @ keys.T) against `targets`; equals F.cross_entropy(..., "sum").
+    """Summed cross entropy of softmax(queries @ keys.T): F.cross_entropy(..., reduction="sum"), in chunks.
 
     Args:
         queries_MD: one query per token; any scale (a temperature) is already in it.
@@ -103,8 +103,8 @@ def next_item_loss(
 ) -> tuple[Tensor, Tensor]:
     """Full softmax over the catalogue of cosine(hidden, item) / temperature.
 
-    Rows 0 (out of vocabulary) and 1 (start) never compete; tokens whose target is not a known item (row < 2) are
-    left out of sum and count.
+    Rows 0 (out of vocabulary) and 1 (start) never compete; tokens whose target is not a known item (row < 2)
+    are left out of sum and count.
 
     Args:
         hidden_TD: decoder output.
@@ -126,8 +126,7 @@ def sampled_next_item_loss(
 ) -> tuple[Tensor, Tensor]:
     """The loss of `next_item_loss` with the softmax taken over the target and the given negatives alone.
 
-    A negative that is a token's own target is masked for that token, so that no item is pushed away as its own
-    negative.
+    A negative that is a token's own target is masked for that token, so that no item is its own negative.
 
     Args:
         hidden_TD, item_vectors_ID, targets_T, temperature: as in `next_item_loss`.

@@ -1,9 +1,9 @@
 """Pre-train a foundation model: `python -m foundation.pretrain --data DIR --out DIR`.
 
 Under --out: `run.json` (what the run was started with), `checkpoints/`, `tensorboard/`, and at the end
-`release/`. Started again after a kill, the run goes on from its last checkpoint to the same weights, bit for bit,
-given the same number of threads; a finished run does nothing but say so. The last line on stdout is one JSON
-document.
+`release/`. Started again after a kill, the run goes on from its last checkpoint to the same weights, bit for
+bit, given the same number of threads; a finished run does nothing but say so. The last line on stdout is one
+JSON document.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     """Runs, resumes or reports a run.
 
     Returns:
-        The JSON document of the last line: steps, loss, tokens_per_s, padding_share, validation figures, release.
+        The JSON document of the last line: release, steps, epochs, loss, training_s, tokens_per_s,
+        padding_share, validation figures.
 
     Raises:
-        DataError: the data are wrong, the settings are not those of an earlier start, or a release is damaged.
+        DataError: wrong data, settings other than those of an earlier start, or a damaged release.
     """
     dataset = load_dataset(config.data)
     settings = asdict(config) | {"data": data_hash(dataset)}
@@ -65,8 +66,9 @@ def _train(run: Pretraining) -> dict[str, float]:
         Progress(run.num_steps, done) as progress,
     ):
         progress.say(
-            f"{len(run.histories.num_events):,} training profiles · {epochs} epochs · {run.num_steps:,} steps · "
-            f"{torch.get_num_threads()} threads" + (f" · going on after step {done:,}" if done else "")
+            f"{len(run.histories.num_events):,} training profiles · {epochs} epochs · "
+            f"{run.num_steps:,} steps · {torch.get_num_threads()} threads"
+            + (f" · going on after step {done:,}" if done else "")
         )
         for epoch in range(first_epoch, epochs):
             _train_epoch(run, epoch, done, curves, progress)

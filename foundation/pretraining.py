@@ -66,12 +66,14 @@ class Pretraining:
         self.events = self.tokenizer.event_ids(events.item_id, events.timestamp, events.facets)
         self.histories = training_histories(dataset)
         if not len(self.histories.num_events):
-            raise DataError(f"{dataset.folder}: no training profile has two events; there is nothing to train on")
+            raise DataError(
+                f"{dataset.folder}: no training profile has two events; there is nothing to train on"
+            )
         self.steps_before = np.cumsum([0, *(len(self.batches(epoch)) for epoch in range(config.epochs))])
         torch.manual_seed(config.seed)
         model = build_model(config.model, self.tokenizer, dataset)
         self.trainer = Trainer(model, config.optim, config.objective, self.num_steps, config.seed)
-        # Kept in checkpoints: the sum of losses over the epoch's steps so far and their number; tokens and seconds.
+        # Kept in checkpoints: sum of the epoch's losses so far, and of how many steps; tokens and seconds.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
         self.work = torch.zeros(2, dtype=torch.float64)
 

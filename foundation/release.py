@@ -52,7 +52,11 @@ class Release(NamedTuple):
 
 
 def save_release(
-    folder: Path, model: FoundationModel, tokenizer: Tokenizer, trained_on: TrainingData, metrics: dict[str, float]
+    folder: Path,
+    model: FoundationModel,
+    tokenizer: Tokenizer,
+    trained_on: TrainingData,
+    metrics: dict[str, float],
 ) -> Manifest:
     """Writes a release folder, all of it or nothing.
 
@@ -150,8 +154,8 @@ def check_cut(release: Release, dataset: Dataset) -> None:
         was, expected = getattr(trained, field.name), getattr(here, field.name)
         if was != expected:
             raise ReleaseError(
-                f"{MANIFEST}: trained_on.cut.{field.name} is {was}, {dataset.folder} has {expected}: the release may "
-                "have been trained on profiles or events that are held out here; pre-train with this split"
+                f"{MANIFEST}: trained_on.cut.{field.name} is {was}, {dataset.folder} has {expected}: the "
+                "release may have been trained on what is held out here; pre-train with this split"
             )
 
 
@@ -180,8 +184,13 @@ def _load_model(path: Path, config: FoundationConfig, tokenizer: Tokenizer) -> F
     shape = (tokenizer.vocabularies.items.num_rows, num_columns)
     feature_rows = tensors.get(_FEATURE_ROWS, torch.zeros(shape, dtype=torch.int64))
     _check_shape(path, _FEATURE_ROWS, tuple(feature_rows.shape), shape)
-    if feature_rows.numel() and not 0 <= int(feature_rows.min()) <= int(feature_rows.max()) < num_feature_rows:
-        raise ReleaseError(f"{path}: {_FEATURE_ROWS} has rows outside 0 .. {num_feature_rows - 1} ({VOCABULARY})")
+    if (
+        feature_rows.numel()
+        and not 0 <= int(feature_rows.min()) <= int(feature_rows.max()) < num_feature_rows
+    ):
+        raise ReleaseError(
+            f"{path}: {_FEATURE_ROWS} has rows outside 0 .. {num_feature_rows - 1} ({VOCABULARY})"
+        )
     model = FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, feature_rows)
     _check_tensors(path, tensors, model.state_dict())
     model.load_state_dict(tensors)

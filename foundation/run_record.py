@@ -27,7 +27,7 @@ def data_hash(dataset: Dataset) -> str:
 
 
 def keep_record(folder: Path, settings: dict[str, Any]) -> None:
-    """Writes `settings` (plain JSON values) to `folder`/run.json, or checks them against those of an earlier start.
+    """Writes `settings` (plain JSON values) to `folder`/run.json, or checks them against an earlier start's.
 
     Raises:
         DataError: an earlier run in this folder was started with another setting; it is named.
@@ -43,8 +43,8 @@ def keep_record(folder: Path, settings: dict[str, Any]) -> None:
     for name in sorted(earlier.keys() | now.keys()):
         if earlier.get(name) != now.get(name):
             raise DataError(
-                f"{path}: {name} was {earlier.get(name)!r} when this run started and is {now.get(name)!r} now; "
-                "set it back, or choose another --out"
+                f"{path}: {name} was {earlier.get(name)!r} when this run started and is {now.get(name)!r} "
+                "now; set it back, or choose another --out"
             )
 
 

@@ -35,7 +35,12 @@ class Trainer:
     """
 
     def __init__(
-        self, model: FoundationModel, optim: OptimConfig, objective: ObjectiveConfig, num_steps: int, seed: int
+        self,
+        model: FoundationModel,
+        optim: OptimConfig,
+        objective: ObjectiveConfig,
+        num_steps: int,
+        seed: int,
     ) -> None:
         self.model = model
         self.optim = optim
@@ -98,12 +103,14 @@ class Trainer:
         temperature = self.model.config.temperature
         if self.objective.softmax == "full":
             return next_item_loss(hidden_TD, vectors_ID, targets_T, temperature)
-        negatives_N = uniform_negatives(vectors_ID.shape[0], self.objective.num_negatives, torch.default_generator)
+        negatives_N = uniform_negatives(
+            vectors_ID.shape[0], self.objective.num_negatives, torch.default_generator
+        )
         return sampled_next_item_loss(hidden_TD, vectors_ID, targets_T, temperature, negatives_N)
 
 
 def mask_items(item_ids: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Input item ids `[T]` with about `share` of the known ones out of vocabulary, so that this row is trained too.
+    """Input item ids `[T]`, about `share` of the known ones out of vocabulary, so that this row learns too.
 
     An item that the catalogue lacks, at serving, then meets a vector that stands for "some item".
     """

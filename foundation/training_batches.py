@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from foundation.split import TRAIN, SplitProfiles, profile_roles, training_cut
 from foundation.window import WindowConfig, window_start
 
-# Windows are sorted by length before they are cut into batches. Lengths are first blurred by so much, so that the
-# same profiles don't meet in every epoch; the padding this costs is a few percent of attention's work.
+# Windows are sorted by length before they are cut into batches. Lengths are first blurred by so much, so that
+# the same profiles don't meet in every epoch; it costs attention a few percent of padding.
 LENGTH_BLUR = 0.1
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from foundation.checkpoint import checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint
 
@@ -100,14 +100,15 @@ def _save_as_rank(rank: int, world_size: int, folder: Path) -> None:
         save_checkpoint(folder / "checkpoints", step, _state(float(step)))
     loaded = _state(0.0)
     newest = latest_checkpoint(folder / "checkpoints")
-    assert newest is not None and checkpoint_step(newest) == 3
+    assert newest is not None
+    assert checkpoint_step(newest) == 3
     load_checkpoint(newest, loaded)
     assert loaded["model"]["weight"][2, 1] == 3.0
     dist.destroy_process_group()
 
 
 def test_two_ranks_save_and_one_process_loads(tmp_path):
-    mp.spawn(_save_as_rank, args=(2, tmp_path), nprocs=2)
+    spawn(_save_as_rank, args=(2, tmp_path), nprocs=2)
     newest = latest_checkpoint(tmp_path / "checkpoints")
     assert newest is not None
     loaded = _state(0.0)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation import objectives
 from foundation.objectives import (
@@ -65,7 +66,7 @@ def test_never_holds_tokens_by_items():
     num_tokens, num_items = 300, 200
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             nonlocal largest
             result = func(*args, **(kwargs or {}))
@@ -112,8 +113,10 @@ def test_no_target_at_all_gives_zero_loss_and_zero_gradients():
     hidden.requires_grad_()
     loss, count = next_item_loss(hidden, items, torch.zeros(3, dtype=torch.int64), 0.05)
     loss.backward()
-    assert loss.item() == 0.0 and count.item() == 0
-    assert hidden.grad is not None and torch.count_nonzero(hidden.grad) == 0
+    assert loss.item() == 0.0
+    assert count.item() == 0
+    assert hidden.grad is not None
+    assert torch.count_nonzero(hidden.grad) == 0
 
 
 def test_sampled_over_every_item_once_equals_the_full_softmax():

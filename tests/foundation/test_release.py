@@ -127,7 +127,7 @@ def test_a_manifest_that_does_not_fit_is_named(copy, changes, message):
 
 def test_a_torn_manifest_is_named(copy):
     (copy / "manifest.json").write_text("{")
-    with pytest.raises(ReleaseError, match="manifest.json: not a release manifest"):
+    with pytest.raises(ReleaseError, match=r"manifest.json: not a release manifest"):
         load_release(copy)
 
 
@@ -158,21 +158,21 @@ def test_a_catalogue_row_out_of_range_is_refused(copy):
     tensors["item_tower.feature_rows"][5, 0] = 1_000_000
     save_file(tensors, copy / "model.safetensors")
     _rehash(copy)
-    with pytest.raises(ReleaseError, match="item_tower.feature_rows has rows outside"):
+    with pytest.raises(ReleaseError, match=r"item_tower.feature_rows has rows outside"):
         load_release(copy)
 
 
 def test_a_file_that_is_not_safetensors_is_refused(copy):
     (copy / "model.safetensors").write_bytes(b"not tensors")
     _rehash(copy)
-    with pytest.raises(ReleaseError, match="model.safetensors: not a safetensors file"):
+    with pytest.raises(ReleaseError, match=r"model.safetensors: not a safetensors file"):
         load_release(copy)
 
 
 def test_other_schema_and_other_vocabulary_are_named(saved, synthetic_dataset):
     loaded = load_release(saved)
     schema = dataclasses.replace(synthetic_dataset.schema, facets=synthetic_dataset.schema.facets[1:])
-    with pytest.raises(ReleaseError, match="schema.toml: facets differs"):
+    with pytest.raises(ReleaseError, match=r"schema.toml: facets differs"):
         check_dataset(loaded, dataclasses.replace(synthetic_dataset, schema=schema))
     catalogue = dataclasses.replace(
         synthetic_dataset.catalogue, item_id=synthetic_dataset.catalogue.item_id[::-1].copy()
@@ -184,7 +184,7 @@ def test_other_schema_and_other_vocabulary_are_named(saved, synthetic_dataset):
 def test_a_release_trained_on_profiles_held_out_here_is_refused(saved, synthetic_dataset):
     split = synthetic_dataset.split
     other = Split(split.seed, test=split.test[1:], validation=split.validation)
-    with pytest.raises(ReleaseError, match="trained_on.cut.split_hash"):
+    with pytest.raises(ReleaseError, match=r"trained_on.cut.split_hash"):
         check_cut(load_release(saved), dataclasses.replace(synthetic_dataset, split=other))
 
 

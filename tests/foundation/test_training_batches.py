@@ -61,7 +61,9 @@ def test_batches_follow_from_seed_and_epoch_alone():
     config = WindowConfig(20, 5)
 
     def plan(seed, epoch):
-        return [(b.starts.tolist(), b.stops.tolist()) for b in epoch_batches(histories, config, 300, seed, epoch)]
+        return [
+            (b.starts.tolist(), b.stops.tolist()) for b in epoch_batches(histories, config, 300, seed, epoch)
+        ]
 
     assert plan(1, 2) == plan(1, 2)
     assert plan(1, 2) != plan(1, 3)
@@ -78,7 +80,10 @@ def test_similar_lengths_share_a_batch():
 def test_training_histories_hold_training_events_and_no_others(synthetic_dataset):
     histories = training_histories(synthetic_dataset)
     rows = np.concatenate(
-        [np.arange(first, first + n) for first, n in zip(histories.first_row, histories.num_events, strict=True)]
+        [
+            np.arange(first, first + n)
+            for first, n in zip(histories.first_row, histories.num_events, strict=True)
+        ]
     )
     assert np.array_equal(np.sort(rows), np.flatnonzero(training_mask(synthetic_dataset)))
     assert len(histories.first_row) <= (profile_roles(synthetic_dataset) == TRAIN).sum()
