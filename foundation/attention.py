@@ -75,8 +75,7 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, angles: Rotation, layout: Layout) -> Tensor:
         """`[T, D]` to `[T, D]`."""
-        q_THK, k_THK, v_THK = (
-            part.unflatten(-1, (self.num_heads, -1)) for part in self.project_in(x_TD).chunk(3, dim=-1)
-        )
-        out_THK = causal_attention(rotary(q_THK, angles), rotary(k_THK, angles), v_THK, layout)
+        qk_TD, v_TD = self.project_in(x_TD).split((2 * x_TD.shape[-1], x_TD.shape[-1]), dim=-1)
+        q_THK, k_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), angles).chunk(2, dim=1)
+        out_THK = causal_attention(q_THK, k_THK, v_TD.unflatten(-1, (self.num_heads, -1)), layout)
         return self.project_out(out_THK.flatten(1))

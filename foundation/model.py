@@ -1,11 +1,12 @@
 """The foundation model: histories in, hidden states out; item vectors on both sides.
 
-Shapes: T packed tokens, F facet columns, B sequences, S longest sequence, I item rows, M metadata columns, D model width.
+Shapes: T packed tokens, F facet columns, B sequences, S longest sequence, I item rows, M metadata columns,
+D model width.
 
-    facet_ids [T, F] ──facet embedding──▶ sum ─┐
-    item_ids  [T]    ──▶ row of item vectors ──┴▶ + ──▶ decoder ──▶ hidden [T, D] ──cosine / temperature──▶ logits [T, I]
-                              ▲ [I, D]                                                     ▲
-                         item tower ───────────────────────────────────────────────────────┘
+    facet_ids [T, F] ──facet embedding, summed──┐
+    item_ids [T] ──rows of the item vectors─────┴─▶ + ──▶ decoder ──▶ hidden [T, D] ──cosine──▶ logits [T, I]
+                              ▲                                                        ▲
+          item tower ──▶ item vectors [I, D] ──────────────────────────────────────────┘
 """
 
 from __future__ import annotations

@@ -59,12 +59,12 @@ def test_an_exported_model_runs_at_other_sizes(small_model, batch_of, sample_len
     model = small_model
     item_vectors = model.item_vectors().detach()
     tokens, sequences, longest = Dim("T", min=1), Dim("B", min=1), Dim("S", min=1)
-    layout_dims = Layout({0: sequences, 1: longest}, {0: tokens}, {0: tokens}, {0: sequences})
+    layout_dims = ({0: sequences, 1: longest}, {0: tokens}, {0: tokens}, {0: sequences})
     with torch.no_grad():
         program = export(
             model,
             (*batch_of(sample_lengths), item_vectors),
-            dynamic_shapes=({0: tokens}, {0: tokens}, layout_dims, None),
+            dynamic_shapes=({0: tokens}, {0: tokens}, Layout._make(layout_dims), None),
         )
         exported = program.module()
         for lengths in ([1], [2], [9], [1, 1], [4, 1, 12, 2], [3] * 8):
