@@ -27,8 +27,8 @@ class Task:
 
     Attributes:
         name: what logits, metrics and the wire call it.
-        kind: `interaction`: the profile went on to this item. `threshold`: it did, and a numeric *what* facet of
-            that event reached a value; candidates it did not go on to carry no label. `column`: read from
+        kind: `interaction`: the profile went on to this item. `threshold`: it did, and a numeric *what* facet
+            of that event reached a value; candidates it did not go on to carry no label. `column`: read from
             requests.parquet, where null is no label.
         facet: of a threshold.
         at_least: of a threshold: the smallest value that counts as positive.
@@ -46,7 +46,8 @@ def load_tasks(path: Path) -> tuple[Task, ...]:
     """Reads the tasks of a `schema.toml`, in the order of the logits' columns.
 
     Raises:
-        DataError: there is none, or a field is missing, unknown or of the wrong kind; names it and what would be right.
+        DataError: there is none, or a field is missing, unknown or of the wrong kind; names it and what would
+        be right.
     """
     schema = load_schema(path)
     with path.open("rb") as file:
@@ -55,7 +56,7 @@ def load_tasks(path: Path) -> tuple[Task, ...]:
         raise DataError(f"{path}: task must be an array of tables: write [[task]]")
     if not tables:
         raise DataError(
-            f'{path}: declares no [[task]]; a ranker needs one, for example name = "watch", kind = "interaction"'
+            f'{path}: declares no [[task]]; give one, for example name = "watch", kind = "interaction"'
         )
     tasks = tuple(_read_task(table, number, schema, path) for number, table in enumerate(tables, start=1))
     _check_together(tasks, path)
@@ -78,7 +79,9 @@ def _read_task(table: dict[str, Any], number: int, schema: Schema, path: Path) -
     known = ("name", "kind", *_FIELDS[kind])
     for field in table:
         if field not in known:
-            raise DataError(f"{where}: unknown field {field!r}; a task of kind {kind!r} has {', '.join(known)}")
+            raise DataError(
+                f"{where}: unknown field {field!r}; a task of kind {kind!r} has {', '.join(known)}"
+            )
     for field in _FIELDS[kind]:
         if field not in table:
             raise DataError(f"{where}: has no {field!r}; a task of kind {kind!r} has {', '.join(known)}")

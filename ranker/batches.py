@@ -1,0 +1,83 @@
+"""Batches of requests: a dataset looked up once, then rows of it.
+
+Shapes: B requests, C candidates over the batch, T packed tokens, N tasks.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from foundation.dataset import Dataset
+from foundation.tokens import EventIds
+from foundation.vocabulary import OUT_OF_VOCABULARY
+from foundation.window import span_rows, window_start
+from ranker.features import FeatureBuilder, ProfileFeatures, TokenizedHistories
+from ranker.losses import Targets
+from ranker.model import RankerInputs
+from ranker.requests import Requests
+
+
+class BatchBuilder:
+    """Turns requests into model inputs; all events and profiles are looked up at construction, once.
+
+    Args:
+        dataset: whose requests.
+        features: of the ranker. What it makes here of a request is what it makes of the same request in raw
+            values.
+    """
+
+    def __init__(self, dataset: Dataset, features: FeatureBuilder) -> None:
+        events = dataset.events
+        self.features = features
+        self._offsets = dataset.offsets
+        self._events = features.tokenizer.event_ids(events.item_id, events.timestamp, events.facets)
+        self._profiles = features.profile_features(dataset.profiles.features, dataset.num_profiles)
+
+    def inputs(self, requests: Requests) -> RankerInputs:
+        """Model inputs of requests, which keep their order."""
+        start = self._history_start(requests)
+        span = span_rows(start, requests.history_end)
+        profile = self.features.assemble(
+            TokenizedHistories(
+                history=EventIds(*(column[span.rows] for column in self._events)),
+                history_offsets=np.concatenate(([0], np.cumsum(span.lengths))),
+                num_events_before=start - self._offsets[requests.profile],
+                request=self.features.tokenizer.request_ids(requests.timestamp, requests.facets),
+                profile=ProfileFeatures(
+                    self._profiles.sparse[requests.profile], self._profiles.dense[requests.profile]
+                ),
+            )
+        )
+        candidates = self.features.candidate_inputs(
+            requests.candidate_id, np.diff(requests.candidate_offsets)
+        )
+        return RankerInputs(profile, candidates)
+
+    def targets(self, requests: Requests, tokens_per_request: int) -> Targets:
+        """Labels, and the item after each of the newest `tokens_per_request` tokens of each request."""
+        span = span_rows(self._history_start(requests), requests.history_end + 1)
+        ends = np.cumsum(span.lengths)
+        is_known = np.ones(len(span.rows), dtype=bool)
+        # A request at the end of its profile's log has no next event: the row there is another profile's.
+        is_known[ends[requests.history_end == self._offsets[requests.profile + 1]] - 1] = False
+        age = np.repeat(ends, span.lengths) - 1 - np.arange(len(span.rows))
+        is_known &= age < tokens_per_request
+        rows = np.where(is_known, span.rows, 0)
+        next_item = np.where(is_known, self._events.item[rows], OUT_OF_VOCABULARY)
+        return Targets(
+            torch.from_numpy(requests.labels),
+            torch.from_numpy(requests.mask),
+            torch.from_numpy(next_item),
+        )
+
+    def _history_start(self, requests: Requests) -> NDArray[np.int64]:
+        window = self.features.config.window
+        first = self._offsets[requests.profile]
+        return first + window_start(requests.history_end - first, window.window, window.block)
+
+
+def rank_share(num_requests: int, rank: int, world_size: int) -> slice:
+    """Which requests of a global batch a rank takes: consecutive ones, as many as others up to one."""
+    return slice(num_requests * rank // world_size, num_requests * (rank + 1) // world_size)

@@ -1,0 +1,137 @@
+"""Requests from events, where no impressions were logged.
+
+A request is a point of a profile's history behind the cut (the last 20 % of its events), at the time of its
+first positive. Positives are the items of the next few events; the other candidates are sampled among the
+items that the profile has neither met before nor among these positives, half of them uniform, half by
+popularity. History is everything before the point. Training requests come from training profiles, the others
+from held-out ones, so that no decoder has seen a label that a ranker is trained or tested on.
+
+Shapes: B requests, C candidates over the batch, N tasks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.dataset import Dataset
+from foundation.raw_values import NO_NUMBER
+from foundation.split import profile_roles, training_cut
+from foundation.window import span_rows
+from ranker.negatives import NegativeSampler
+from ranker.requests import ROLE_OF, RequestConfig, Requests, Seed, Which, at_most
+from ranker.schema import Task
+
+
+class EventRequests:
+    """Makes requests of events; what doesn't change from draw to draw is computed once.
+
+    Args:
+        dataset: whose events.
+        tasks: the N columns of the labels, none of them logged; there may be no task and so no label.
+    """
+
+    def __init__(self, dataset: Dataset, tasks: tuple[Task, ...]) -> None:
+        self.dataset = dataset
+        self.tasks = tasks
+        self._roles = profile_roles(dataset)
+        self._sampler = NegativeSampler(dataset)
+
+    def build(self, which: Which, config: RequestConfig, seed: Seed) -> Requests:
+        """Requests of the training, validation or test profiles; equal arguments give equal requests.
+
+        Points of a profile lie `positives` events apart, from the cut on. For training they are moved along
+        together at random, so that another seed brings other points, and as many.
+        """
+        rng = np.random.default_rng(seed)
+        profile, start = self._points(which, config, rng)
+        stop = np.minimum(start + config.positives, self.dataset.offsets[profile + 1])
+        events = _distinct_items(self.dataset, start, stop)
+        num_positives = np.diff(events.offsets)
+        wanted = np.full(len(profile), config.negatives)
+        if config.candidates is not None:
+            wanted = config.candidates - num_positives
+        sampled, num_sampled = self._sampler.sample(profile, stop, wanted, rng)
+        labels, mask = event_labels(self.dataset, self.tasks, events.rows)
+        # Where each candidate of the requests, shuffled within its request, lies in [positives ; sampled].
+        request = np.concatenate(
+            (
+                np.repeat(np.arange(len(profile)), num_positives),
+                np.repeat(np.arange(len(profile)), num_sampled),
+            )
+        )
+        order = np.lexsort((rng.random(len(request)), request))
+        sampled_labels = np.zeros((len(sampled), len(self.tasks)), dtype=np.float32)
+        sampled_mask = np.broadcast_to(
+            [task.kind == "interaction" for task in self.tasks], sampled_labels.shape
+        )
+        return Requests(
+            profile=profile,
+            history_end=start,
+            timestamp=self.dataset.events.timestamp[start],
+            facets={
+                facet.name: self.dataset.events.facets[facet.name][start]
+                for facet in self.dataset.schema.facets_of("when", "where")
+            },
+            candidate_offsets=np.concatenate(([0], np.cumsum(num_positives + num_sampled))),
+            candidate_id=np.concatenate(
+                (self.dataset.events.item_id[events.rows], self.dataset.catalogue.item_id[sampled])
+            )[order],
+            labels=np.concatenate((labels, sampled_labels))[order],
+            mask=np.concatenate((mask, sampled_mask))[order],
+        )
+
+    def _points(
+        self, which: Which, config: RequestConfig, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows of profiles and of the events that requests are made at, `[B]` each, profile by profile."""
+        offsets = self.dataset.offsets
+        num_events = np.diff(offsets)
+        chosen = np.flatnonzero(self._roles == ROLE_OF[which])
+        behind = num_events[chosen] - training_cut(num_events[chosen])
+        num_points = -(-behind // config.positives)
+        phase = np.zeros(len(chosen), dtype=np.int64)
+        if which == "train":
+            # As far as the points can move without losing the last of them: any seed gives as many requests.
+            phase = rng.integers(behind - config.positives * (num_points - 1))
+        nth = span_rows(np.zeros_like(num_points), num_points).rows
+        which_profile = np.repeat(np.arange(len(chosen)), num_points)
+        first = offsets[chosen] + training_cut(num_events[chosen]) + phase
+        start = first[which_profile] + config.positives * nth
+        if config.per_profile:
+            kept = at_most(config.per_profile, which_profile, rng)
+            which_profile, start = which_profile[kept], start[kept]
+        return chosen[which_profile], start
+
+
+def event_labels(
+    dataset: Dataset, tasks: tuple[Task, ...], rows: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Labels and mask, `[len(rows), N]` each, of candidates that the profile went on to in these events."""
+    labels = np.ones((len(rows), len(tasks)), dtype=np.float32)
+    mask = np.ones((len(rows), len(tasks)), dtype=bool)
+    for column, task in enumerate(tasks):
+        if task.kind == "threshold":
+            assert task.facet is not None and task.at_least is not None, task
+            values = dataset.events.facets[task.facet][rows]
+            mask[:, column] = values != NO_NUMBER
+            labels[:, column] = mask[:, column] & (values >= np.float32(task.at_least))
+    return labels, mask
+
+
+class _Positives(NamedTuple):
+    rows: NDArray[np.int64]  # event rows
+    offsets: NDArray[np.int64]  # [B + 1]
+
+
+def _distinct_items(dataset: Dataset, start: NDArray[np.int64], stop: NDArray[np.int64]) -> _Positives:
+    """Of the events `start[b] .. stop[b] - 1` of each request the first of each item."""
+    span = span_rows(start, stop)
+    request = np.repeat(np.arange(len(start)), span.lengths)
+    _, item = np.unique(dataset.events.item_id[span.rows], return_inverse=True)
+    _, first = np.unique(request * (item.max(initial=0) + 1) + item, return_index=True)
+    kept = np.sort(first)
+    lengths = np.bincount(request[kept], minlength=len(start))
+    return _Positives(span.rows[kept], np.concatenate(([0], np.cumsum(lengths))))

@@ -1,0 +1,141 @@
+"""Spreading a ranker over processes: TorchRec's `DistributedModelParallel` on CPUs, over gloo.
+
+Embedding tables are split (a table, or rows of it, to each rank) and updated by FBGEMM's fused row-wise
+Adagrad; everything else is replicated, its gradients averaged.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed._shard.sharded_tensor.api import ShardedTensor
+from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import (
+    KernelConfig,
+    ParameterConstraints,
+    TopologyFactory,
+    TrainerConfig,
+)
+from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from ranker.library_notices import library_notices_off
+
+ADAGRAD_EPS = 1e-8
+# Of a host's memory: what the planner keeps for everything but tables.
+RESERVED_SHARE = 0.2
+
+
+@contextmanager
+def process_group() -> Iterator[tuple[int, int]]:
+    """Joins the ranks that torchrun started, or makes a group of one; yields (rank, world size).
+
+    What TorchRec 1.8.0 and torch 2.13 say of each other meanwhile is hidden: nothing that a user could act
+    on.
+    """
+    with library_notices_off(), _group():
+        yield dist.get_rank(), dist.get_world_size()
+
+
+@contextmanager
+def _group() -> Iterator[None]:
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    else:
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def shard(model: nn.Module, learning_rate: float) -> DistributedModelParallel:
+    """Wraps a model whose embedding bags are then split over the ranks; its weights stay what they are.
+
+    Args:
+        model: equal on every rank.
+        learning_rate: of the tables.
+    """
+    weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
+    fused = {
+        "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+        "learning_rate": learning_rate,
+        "eps": ADAGRAD_EPS,
+    }
+    # TorchRec types sharders of any module, and its own as those of one.
+    sharders = [cast(ModuleSharder[nn.Module], EmbeddingBagCollectionSharder(fused_params=fused))]
+    group = dist.group.WORLD
+    assert group is not None, "a process group must be there: see process_group()"
+    planner = EmbeddingShardingPlanner(
+        topology=TopologyFactory.create_topology(
+            TrainerConfig(world_size=dist.get_world_size()), kernel_config=KernelConfig(compute_device="cpu")
+        ),
+        storage_reservation=FixedPercentageStorageReservation(RESERVED_SHARE),
+        constraints=_constraints(model),
+    )
+    sharded = DistributedModelParallel(
+        model,
+        device=torch.device("cpu"),
+        plan=planner.collective_plan(model, sharders, group),
+        sharders=sharders,
+    )
+    _fill_tables(sharded, weights)
+    return sharded
+
+
+def unsharded_state(model: DistributedModelParallel) -> dict[str, Tensor] | None:
+    """The model's state with whole tables, on rank 0; None on the others. Every rank must call it."""
+    state: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            whole = torch.empty(value.size()) if dist.get_rank() == 0 else None
+            value.gather(dst=0, out=whole)
+            value = whole
+        if value is not None:
+            state[name] = value.detach().clone()
+    return state if dist.get_rank() == 0 else None
+
+
+def table_names(model: DistributedModelParallel) -> set[str]:
+    """Names of the embedding tables' parameters, those included that live on other ranks."""
+    return {name for name, value in model.state_dict().items() if isinstance(value, ShardedTensor)}
+
+
+def _constraints(model: nn.Module) -> dict[str, ParameterConstraints]:
+    """Tables go whole or by rows, to the kernel that has the fused optimizer.
+
+    Left to itself the planner replicates small tables and leaves them to autograd.
+    """
+    constraint = ParameterConstraints(
+        sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
+        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+    )
+    return {
+        config.name: constraint
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for config in module.embedding_bag_configs()
+    }
+
+
+@torch.no_grad()
+def _fill_tables(sharded: DistributedModelParallel, weights: dict[str, Tensor]) -> None:
+    """Copies table weights into the shards, which TorchRec initialises anew."""
+    for name, value in sharded.state_dict().items():
+        if isinstance(value, ShardedTensor):
+            for piece in value.local_shards():
+                rows, columns = piece.metadata.shard_offsets
+                num_rows, num_columns = piece.metadata.shard_sizes
+                piece.tensor.copy_(weights[name][rows : rows + num_rows, columns : columns + num_columns])
