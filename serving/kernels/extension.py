@@ -17,7 +17,7 @@ def load_extension() -> None:
         importlib.import_module("serving.kernels._C")
     except ImportError as error:
         raise ImportError(
-            f"the C++ kernels can't be loaded ({error}): build them with `make build`, "
+            f"the C++ kernels can't be loaded ({error}): build them with `make setup`, "
             "or `pip install -e . --no-deps --no-build-isolation`, with the Python and torch that run now"
         ) from error
 

@@ -39,7 +39,7 @@ def test_a_path_beyond_the_processor_is_an_error(
 
 def test_a_missing_extension_says_how_to_build_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "serving.kernels._C", None)
-    with pytest.raises(ImportError, match="make build"):
+    with pytest.raises(ImportError, match="make setup"):
         load_extension()
 
 
