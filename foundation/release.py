@@ -180,7 +180,8 @@ def _load_model(path: Path, config: FoundationConfig, tokenizer: Tokenizer) -> F
     except SafetensorError as error:
         raise ReleaseError(f"{path}: not a safetensors file: {error}") from None
     num_feature_rows = num_item_feature_rows(tokenizer.schema, tokenizer.vocabularies)
-    num_columns = sum(feature.max_values for feature in tokenizer.schema.item_features)
+    # One empty column where the schema declares no item feature (`catalogue_feature_rows`).
+    num_columns = max(1, sum(feature.max_values for feature in tokenizer.schema.item_features))
     shape = (tokenizer.vocabularies.items.num_rows, num_columns)
     feature_rows = tensors.get(_FEATURE_ROWS, torch.zeros(shape, dtype=torch.int64))
     _check_shape(path, _FEATURE_ROWS, tuple(feature_rows.shape), shape)

@@ -70,6 +70,15 @@ def test_round_trip_is_exact(tmp_path, synthetic_dataset):
     check_cut(loaded, synthetic_dataset)
 
 
+def test_a_world_without_item_features_round_trips(tmp_path, synthetic_dataset):
+    schema = dataclasses.replace(synthetic_dataset.schema, item_features=())
+    plain = dataclasses.replace(synthetic_dataset, schema=schema)
+    model, _ = _save(tmp_path / "release", plain)
+    loaded = load_release(tmp_path / "release")
+    assert torch.equal(loaded.model.item_vectors(), model.item_vectors())
+    check_dataset(loaded, plain)
+
+
 def test_the_manifest_says_what_was_trained_on_and_held_out(saved, synthetic_dataset):
     trained_on = load_release(saved).manifest.trained_on
     split = synthetic_dataset.split
