@@ -101,11 +101,11 @@ def _train_epoch(run: Pretraining, epoch: int, done: int, curves: SummaryWriter,
         seconds = time.perf_counter() - started_s
         run.epoch_loss += torch.tensor([loss, 1.0], dtype=torch.float64)
         run.work += torch.tensor([batch.num_tokens, seconds], dtype=torch.float64)
-        progress.step(step + 1, loss, batch.num_tokens, seconds)
+        progress.step(step + 1, loss, seconds, tokens=batch.num_tokens)
         if step % STEPS_PER_CURVE_POINT == 0:
             curves.add_scalar("training/loss", loss, step)
             curves.add_scalar("training/learning_rate", run.trainer.learning_rate(step), step)
-            curves.add_scalar("training/tokens_per_s", progress.tokens_per_s, step)
+            curves.add_scalar("training/tokens_per_s", progress.rates()["tokens"], step)
         if (step + 1) % run.config.checkpoint_every == 0 or step + 1 == run.num_steps:
             run.save(step + 1)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from types import TracebackType
 
 from tqdm import tqdm
@@ -12,9 +13,9 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Shows steps, loss, tokens per second and time left, on stderr.
+    """Shows steps, loss, how much is trained per second and time left, on stderr.
 
-    Tokens per second count the time inside training steps alone, from this process's start.
+    Rates count the time inside training steps alone, from this process's start.
 
     Args:
         num_steps: of the whole run.
@@ -24,7 +25,7 @@ class Progress:
     def __init__(self, num_steps: int, first_step: int) -> None:
         self.num_steps = num_steps
         self.first_step = first_step
-        self.num_tokens = 0
+        self._amounts: Counter[str] = Counter()
         self.training_s = 0.0
         self._started_s = self._last_line_s = time.monotonic()
         self._bar = None
@@ -40,16 +41,16 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
 
-    @property
-    def tokens_per_s(self) -> float:
-        """Packed tokens trained per second of training step; 0 before the first."""
-        return self.num_tokens / self.training_s if self.training_s else 0.0
+    def rates(self) -> dict[str, float]:
+        """How much was trained per second of training step, by what was counted; empty before the first."""
+        return {name: amount / self.training_s for name, amount in self._amounts.items()}
 
-    def step(self, step: int, loss: float, num_tokens: int, seconds: float) -> None:
-        """Reports optimizer step `step` (from 1): its mean loss, its tokens and the time it took."""
-        self.num_tokens += num_tokens
+    def step(self, step: int, loss: float, seconds: float, **amounts: int) -> None:
+        """Reports optimizer step `step` (from 1): its loss, the time it took, what it trained on (tokens=…)."""
+        self._amounts.update(amounts)
         self.training_s += seconds
-        figures = f"loss {loss:.4f} · {self.tokens_per_s:,.0f} tokens/s"
+        rates = "".join(f" · {rate:,.0f} {name}/s" for name, rate in self.rates().items())
+        figures = f"loss {loss:.4f}{rates}"
         if self._bar is not None:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(1)
