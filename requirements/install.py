@@ -24,7 +24,7 @@ REQUIREMENTS = ROOT / "requirements"
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "marquee-set-up.json"  # what was installed here: a hash of what each step depends on
-SHOWN = ("Downloading", "Processing", "Building", "WARNING", "ERROR")
+LARGE = (" MB)", " GB)")
 
 
 def main() -> int:
@@ -73,7 +73,7 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
 
 
 def _pip_install(name: str, arguments: list[str]) -> bool:
-    """Install, showing one line for each download; on failure, the end of what pip said."""
+    """Install, showing one line for each large download; on failure, the end of what pip said."""
     print(f"set-up: installing the {name}", flush=True)
     begin = time.monotonic()
     command = [
@@ -89,7 +89,7 @@ def _pip_install(name: str, arguments: list[str]) -> bool:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as pip:
         assert pip.stdout is not None
         for line in pip.stdout:
-            if line.strip().startswith(SHOWN):
+            if line.strip().endswith(LARGE) or "WARNING" in line:
                 print(f"  {line.strip()}", flush=True)
             tail.append(line)
     if pip.returncode:

@@ -1,0 +1,64 @@
+"""Micro-benchmarks of the fused operators against their references, on this machine's processor.
+
+Shapes: B requests, C candidates over the batch, K dot products, E dot-product width, H first hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+from time import perf_counter
+
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch import Tensor
+
+from benchmarks.ceiling import tensor_bytes
+from ranker.interaction import interaction_first_layer as reference
+from serving.kernels.extension import cpu_capability
+from serving.kernels.interaction.ops import interaction_first_layer as fused
+
+_ROUNDS = 200
+_TOLERANCE = 5e-6
+
+
+@pytest.mark.parametrize(("B", "C"), [(1, 500), (8, 4000)])
+def bench_interaction_first_layer(
+    benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], B: int, C: int
+) -> None:
+    """The fused first layer; the reference is timed interleaved with it, and their ratio is the claim."""
+    H, E, K = 256, 64, 4
+    random = torch.Generator().manual_seed(0)
+    shapes = ((C, H), (C, E), (B, H), (B, K, E), (K, H))
+    operands = [torch.randn(shape, generator=random) for shape in shapes]
+    operands.append(torch.arange(B + 1) * (C // B))
+
+    with torch.inference_mode():
+        expected = reference(*operands)
+        error = float((fused(*operands) - expected).abs().max() / expected.abs().max().clamp(min=1))
+        assert error <= _TOLERANCE, "a kernel that computes something else is not timed"
+        ratio = _interleaved_ratio(reference, fused, operands)
+        benchmark(fused, *operands)
+
+    floor_bytes = tensor_bytes([*operands, expected])
+    path = cpu_capability()
+    benchmark.extra_info.update(reference_over_fused=ratio, floor_bytes=floor_bytes, error=error, path=path)
+    with capsys.disabled():
+        print(
+            f"\ninteraction_first_layer B={B} C={C} H={H} E={E} K={K}, {path}, {torch.get_num_threads()} threads: "
+            f"at least {floor_bytes:,} bytes move; reference / fused = {ratio:.1f} (medians, interleaved)"
+        )
+
+
+def _interleaved_ratio(
+    slow: Callable[..., Tensor], fast: Callable[..., Tensor], operands: list[Tensor]
+) -> float:
+    """Median time of `slow` over that of `fast`, called in turn."""
+    samples: dict[Callable[..., Tensor], list[float]] = {slow: [], fast: []}
+    for _ in range(_ROUNDS):
+        for run, times in samples.items():
+            begin = perf_counter()
+            run(*operands)
+            times.append(perf_counter() - begin)
+    return median(samples[slow]) / median(samples[fast])
