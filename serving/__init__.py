@@ -1,0 +1,1 @@
+"""Export, Triton Server, client and fused kernels of the ranker."""

@@ -1,0 +1,61 @@
+"""Seeded requests drawn from a ranker's vocabularies: what export is checked with, and the sample request.
+
+Shapes: n events of a history, C candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from foundation.schema import Feature
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import Lookup, NumericBuckets
+from serving.rank_request import History, RankRequest
+
+UNKNOWN_ID = -1
+"""Put among known ids, so that the out-of-vocabulary path is taken too; unknown in any sensible data."""
+SECONDS_BETWEEN_EVENTS = 3 * 3600
+
+
+def example_request(
+    tokenizer: Tokenizer, num_events: int, num_candidates: int, rng: np.random.Generator
+) -> RankRequest:
+    """A request with known values everywhere, but for an unknown and a repeated candidate where there is room."""
+    schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
+    items = vocabularies.items.keys
+    gaps = rng.integers(60, 2 * SECONDS_BETWEEN_EVENTS, size=num_events + 1)
+    times = (vocabularies.first_timestamp + np.cumsum(gaps)).tolist()
+    candidates = rng.choice(items, size=num_candidates, replace=num_candidates > len(items)).tolist()
+    if num_candidates > 2:
+        candidates[1:3] = [candidates[0], UNKNOWN_ID]
+    facets = {
+        facet.name: [_value(facet, vocabularies.facets[facet.name], rng) for _ in range(num_events)]
+        for facet in schema.facets
+    }
+    return RankRequest(
+        timestamp=times[-1],
+        candidates=candidates,
+        history=History(rng.choice(items, size=num_events).tolist(), times[:-1], facets),
+        context=_values(schema.facets_of("when", "where"), vocabularies.facets, rng),
+        profile=_values(schema.profile_features, vocabularies.profile_features, rng),
+    )
+
+
+def _values(
+    declared: Sequence[Feature], lookups: dict[str, Lookup], rng: np.random.Generator
+) -> dict[str, Any]:
+    return {feature.name: _value(feature, lookups[feature.name], rng) for feature in declared}
+
+
+def _value(feature: Feature, lookup: Lookup, rng: np.random.Generator) -> Any:
+    """A known value in JSON's types; for a number one within its buckets, or just beyond."""
+    if isinstance(lookup, NumericBuckets):
+        edges = lookup.boundaries if len(lookup.boundaries) else np.zeros(1)
+        return round(float(rng.uniform(edges[0] - 1, edges[-1] + 1)), 3)
+    known = lookup.keys if len(lookup.keys) else np.array([UNKNOWN_ID])
+    if feature.kind == "multi":
+        return rng.choice(known, size=rng.integers(0, feature.max_values + 1)).tolist()
+    return int(rng.choice(known))

@@ -1,0 +1,56 @@
+"""What Triton Server's Python backend runs: tensors in and out by DLPack, errors, counters.
+
+Copied into the model's version folder by `serving.export`; everything it calls is installed beside it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  # the backend's own
+
+from serving.contract import PROBE_REQUEST_ID, RequestError
+from serving.model_folder import check_files
+from serving.request_counters import RequestCounters
+from serving.served_ranker import ServedRanker
+from serving.threads import intra_op_threads
+
+
+class TritonPythonModel:
+    """One instance of the served ranker."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the version folder; the server reports an exception as the model's failure to load."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        torch.set_num_threads(intra_op_threads(os.environ))
+        check_files(folder)
+        self.ranker = ServedRanker(folder)
+        self.counters = RequestCounters(pb_utils.MetricFamily, args["model_name"], args["model_version"])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer each request with logits and scores, or with an error of its own."""
+        return [self._answer(request) for request in requests]
+
+    def _answer(self, request: Any) -> Any:
+        is_probe = request.request_id() == PROBE_REQUEST_ID
+        # With NumPy 2 the backend's as_numpy() repeats the first element; DLPack is right. The arrays are views
+        # of the request's memory, which outlives this call and no more.
+        arrays = {tensor.name(): torch.from_dlpack(tensor).numpy() for tensor in request.inputs()}
+        try:
+            logits = self.ranker.rank(arrays)
+        except RequestError as error:
+            self.counters.count_error()
+            bad_request = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
+            return pb_utils.InferenceResponse(error=bad_request)
+        except Exception:
+            self.counters.count_error()
+            raise
+        if not is_probe:
+            self.counters.count_answer(len(arrays["candidate_lengths"]), len(logits))
+        outputs = {"logits": logits, "scores": torch.sigmoid(logits)}
+        return pb_utils.InferenceResponse(
+            [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in outputs.items()]
+        )

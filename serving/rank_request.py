@@ -1,0 +1,152 @@
+"""A ranking request as a caller writes it, and its way onto the wire. NumPy only.
+
+Shapes: n events of one history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.contract import Contract, Field
+from serving.raw_columns import Values, column
+
+_ID = Field("id")
+
+
+@dataclass(frozen=True)
+class History:
+    """The events of one profile, oldest first.
+
+    Attributes:
+        item_id: `[n]` integers or strings.
+        timestamp: `[n]` unix seconds.
+        facets: every facet of the schema by name, `[n]` values, or `[n]` lists where multi-valued; None is
+            "no value".
+    """
+
+    item_id: Values = ()
+    timestamp: Values = ()
+    facets: Mapping[str, Values] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """Candidates to be ranked for one profile at one time.
+
+    Attributes:
+        timestamp: unix seconds of the request.
+        candidates: item ids, integers or strings.
+        history: as much of the profile's history as is at hand; what lies before the window is not sent.
+        context: *when* and *where* facets of the request; what is left out counts as "no value".
+        profile: profile features; what is left out counts as "no value".
+        num_events_before: events of the profile that are older than those of `history`.
+    """
+
+    timestamp: int
+    candidates: Values
+    history: History = field(default_factory=History)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    profile: Mapping[str, Any] = field(default_factory=dict)
+    num_events_before: int = 0
+
+    @staticmethod
+    def from_json(plain: Mapping[str, Any]) -> RankRequest:
+        """A request from parsed JSON: the fields of this class, `history` an object with those of `History`.
+
+        Raises:
+            ValueError: a field is unknown or missing.
+        """
+        values = dict(plain)
+        _check_names("request", values, [each.name for each in fields(RankRequest)])
+        for name in ("timestamp", "candidates"):
+            if name not in values:
+                raise ValueError(f"request has no {name!r}; every request needs one")
+        history = values.pop("history", {})
+        _check_names("history", history, [each.name for each in fields(History)])
+        return RankRequest(history=History(**history), **values)
+
+
+def window_start(num_events: int, window: int, block: int) -> int:
+    """The first event kept of a history of `num_events` events: max(0, ceil((n - window) / block) · block).
+
+    A longer history drops events from its front a block at a time, so that what is computed of its prefix
+    lasts.
+    """
+    return max(0, -(-(num_events - window) // block) * block)
+
+
+def wire_arrays(contract: Contract, requests: Sequence[RankRequest]) -> dict[str, NDArray]:
+    """The inputs, by name, of one call that carries `requests`; histories are cut to the window here.
+
+    Raises:
+        ValueError: a value has a wrong type or length, or a name is unknown.
+    """
+    if not requests:
+        raise ValueError("requests is empty; a call carries at least one")
+    parts = [_request_arrays(contract, request) for request in requests]
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _request_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:
+    candidates = column("candidates", _ID, request.candidates)
+    return {
+        **_history_arrays(contract, request),
+        "request.timestamp": column("timestamp", _ID, [request.timestamp]),
+        **_single_values("request", "context", contract.context, request.context),
+        **_single_values("profile", "profile", contract.profile, request.profile),
+        "candidate_lengths": np.array([len(candidates)]),
+        "candidate.item_id": candidates,
+    }
+
+
+def _single_values(
+    prefix: str, where: str, declared: Sequence[Field], values: Mapping[str, Any]
+) -> dict[str, NDArray]:
+    """One row for each declared field."""
+    _check_names(where, values, [spec.name for spec in declared])
+    return {
+        f"{prefix}.{spec.name}": column(f"{where}.{spec.name}", spec, [values.get(spec.name)])
+        for spec in declared
+    }
+
+
+def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:
+    """The history's inputs, cut to the window."""
+    history, limits = request.history, contract.limits
+    num_events = len(history.item_id)  # type: ignore[arg-type]  # a scalar has no length, and says so
+    start = window_start(request.num_events_before + num_events, limits.window, limits.block)
+    cut = max(0, start - request.num_events_before)
+
+    def kept(name: str, spec: Field, values: Values) -> NDArray:
+        if len(values) != num_events:  # type: ignore[arg-type]
+            raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")  # type: ignore[arg-type]
+        return column(f"history.{name}", spec, values[cut:])  # type: ignore[index]
+
+    names = [facet.name for facet in contract.facets]
+    _check_names("history.facets", history.facets, names)
+    for name in names:
+        if num_events and name not in history.facets:
+            raise ValueError(f"history.facets has no {name!r}; a history has all of {', '.join(names)}")
+    return {
+        "history_lengths": np.array([num_events - cut]),
+        "num_events_before": np.array([request.num_events_before + cut]),
+        "history.item_id": kept("item_id", _ID, history.item_id),
+        "history.timestamp": kept("timestamp", _ID, history.timestamp),
+        **{
+            f"history.{facet.name}": kept(facet.name, facet, history.facets.get(facet.name, ()))
+            for facet in contract.facets
+        },
+    }
+
+
+def _check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise ValueError(f"{where} has an unknown field {name!r}; known are {', '.join(known) or 'none'}")

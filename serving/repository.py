@@ -1,0 +1,172 @@
+"""A trained ranker as a model repository for Triton Server.
+
+repository/marquee/config.pbtxt    from the contract
+repository/marquee/1/              see `serving.model_folder`
+repository/titles.json             item id to title, if asked for; the server doesn't read it
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from foundation.atomic import atomic_folder
+from foundation.dataset import load_dataset
+from foundation.errors import DataError
+from ranker.artifact import LoadedRanker, load_ranker
+from ranker.feature_files import save_features
+from ranker.features import CandidateInputs, ProfileInputs
+from serving import model_folder
+from serving.contract import Contract, Limits
+from serving.example_requests import example_request
+from serving.fuse import fuse
+from serving.model_config import config_pbtxt
+from serving.parity import Arrays, Parity, Rank, measure, unsplit_rank
+from serving.programs import export_program, save_program, weights_of
+from serving.rank_request import RankRequest, wire_arrays
+from serving.served_ranker import ServedRanker
+from serving.split import Halves, candidate_shapes, profile_shapes, split
+from serving.wire import contract_of, histories_of
+
+MODEL_SOURCE = Path(__file__).parent / "model_repository" / model_folder.MODEL_SOURCE
+TITLES = "titles.json"
+SAMPLE_EVENTS, SAMPLE_CANDIDATES = 8, 12
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Cut a trained ranker in two, check parity, and write a model repository for Triton Server.
+
+    Attributes:
+        ranker: folder written by ranker.cotrain.
+        out: model repository to write; must not exist yet.
+        max_candidates: most candidates of a request that the server will take.
+        data: dataset folder whose titles are written to titles.json, for people.
+        seed: of the requests that parity is measured on, and of the sample request.
+    """
+
+    ranker: Path
+    out: Path
+    max_candidates: int = Limits.max_candidates
+    data: Path | None = None
+    seed: int = 0
+
+
+def export_repository(config: ExportConfig) -> Parity:
+    """Write the model repository, all of it or nothing.
+
+    Raises:
+        DataError: the ranker is damaged, or `out` is there already.
+        ParityError: unsplit, split and exported logits differ by more than the gate allows.
+    """
+    if config.out.exists():
+        raise DataError(
+            f"{config.out}: is there already; a repository is written once, choose another folder"
+        )
+    loaded = load_ranker(config.ranker)
+    contract = contract_of(loaded.features, [task.name for task in loaded.tasks], config.max_candidates)
+    halves = split(loaded.model)
+    swapped = fuse(halves.candidate)
+    with atomic_folder(config.out) as repository:
+        folder = repository / contract.model / model_folder.VERSION
+        folder.mkdir(parents=True)
+        (folder.parent / "config.pbtxt").write_text(config_pbtxt(contract), encoding="utf-8")
+        (folder / model_folder.CONTRACT).write_text(contract.to_json(), encoding="utf-8")
+        save_features(folder, loaded.features)
+        calls = _example_calls(loaded, contract, config.seed)
+        _write_programs(folder, halves, *_inputs_of(loaded, contract, calls[0]))
+        unsplit = unsplit_rank(loaded.model, loaded.features, contract)
+        parity = measure(calls, unsplit, _split_rank(loaded, contract, halves), ServedRanker(folder).rank)
+        parity.require()
+        _write_sample(folder, loaded, contract, unsplit)
+        shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
+        if config.data is not None:
+            _write_titles(repository / TITLES, config.data)
+        model_folder.write_manifest(folder, _details(loaded, parity, swapped))
+    return parity
+
+
+def _example_calls(loaded: LoadedRanker, contract: Contract, seed: int) -> list[Arrays]:
+    """Several requests in one call, an empty history, and histories around and beyond the window."""
+    rng = np.random.default_rng(seed)
+    window = contract.limits.window
+    shapes = (
+        ((min(3, window), 4), (0, 2), (window, 3)),
+        ((0, 1),),
+        ((window - 1, 2), (window + 1, 2)),
+        ((2 * window + 1, 5),),
+    )
+
+    def call(sizes: Sequence[tuple[int, int]]) -> Arrays:
+        return wire_arrays(contract, [example_request(loaded.tokenizer, *size, rng) for size in sizes])
+
+    return [call(sizes) for sizes in shapes]
+
+
+def _inputs_of(
+    loaded: LoadedRanker, contract: Contract, arrays: Arrays
+) -> tuple[ProfileInputs, CandidateInputs]:
+    features = loaded.features
+    candidates = features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"])
+    return features.profile_inputs(histories_of(contract, arrays)), candidates
+
+
+def _split_rank(loaded: LoadedRanker, contract: Contract, halves: Halves) -> Rank:
+    @torch.inference_mode()
+    def rank(arrays: Arrays) -> torch.Tensor:
+        inputs, candidates = _inputs_of(loaded, contract, arrays)
+        return halves.candidate(halves.profile(*inputs), *candidates)
+
+    return rank
+
+
+@torch.no_grad()
+def _write_programs(folder: Path, halves: Halves, inputs: ProfileInputs, candidates: CandidateInputs) -> None:
+    profile = export_program(halves.profile, tuple(inputs), profile_shapes())
+    save_program(profile, folder / model_folder.PROFILE_PROGRAM)
+    save_file(weights_of(halves.profile), folder / model_folder.PROFILE_WEIGHTS)
+    vector = halves.profile(*inputs)
+    candidate = export_program(halves.candidate, (vector, *candidates), candidate_shapes())
+    save_program(candidate, folder / model_folder.CANDIDATE_PROGRAM)
+    save_file(weights_of(halves.candidate), folder / model_folder.CANDIDATE_WEIGHTS)
+
+
+def _write_sample(folder: Path, loaded: LoadedRanker, contract: Contract, unsplit: Rank) -> None:
+    """A request as a client writes it, and its logits by the unsplit ranker."""
+    sample = example_request(
+        loaded.tokenizer,
+        SAMPLE_EVENTS,
+        min(SAMPLE_CANDIDATES, contract.limits.max_candidates),
+        np.random.default_rng(1),
+    )
+    text = json.dumps(asdict(sample), indent=1)
+    (folder / model_folder.SAMPLE_REQUEST).write_text(text, encoding="utf-8")
+    arrays = wire_arrays(contract, [RankRequest.from_json(json.loads(text))])
+    answer = {"tasks": contract.tasks, "logits": unsplit(arrays).tolist()}
+    (folder / model_folder.SAMPLE_ANSWER).write_text(json.dumps(answer, indent=1), encoding="utf-8")
+
+
+def _write_titles(path: Path, data: Path) -> None:
+    catalogue = load_dataset(data).catalogue
+    titles = dict(zip(catalogue.item_id.tolist(), catalogue.titles, strict=True))
+    path.write_text(json.dumps(titles, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def _details(loaded: LoadedRanker, parity: Parity, swapped: Sequence[str]) -> dict[str, object]:
+    """What the manifest says beside the hashes."""
+    return {
+        "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
+        "ranker": loaded.manifest.version,
+        "foundation": asdict(loaded.manifest.foundation),
+        "parity": asdict(parity),
+        "kernels": {f"candidate.{name}": "marquee::interaction_first_layer" for name in swapped},
+        "torch": torch.__version__,
+    }

@@ -1,0 +1,56 @@
+"""The exported ranker as the server runs it: wire arrays in, logits out. It knows nothing of Triton Server.
+
+Shapes: C candidates over the batch, N tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ranker.feature_files import load_features
+from serving.contract import Contract
+from serving.kernels.interaction import ops  # noqa: F401  # registers the operator in the candidate graph
+from serving.model_folder import (
+    CANDIDATE_PROGRAM,
+    CANDIDATE_WEIGHTS,
+    CONTRACT,
+    PROFILE_PROGRAM,
+    PROFILE_WEIGHTS,
+)
+from serving.programs import load_program
+from serving.wire import histories_of
+
+
+class ServedRanker:
+    """The two programs of a model folder behind the contract.
+
+    Args:
+        folder: see `serving.model_folder`; its hashes are checked by whoever didn't write it (`check_files`).
+
+    Attributes:
+        contract: what `rank` takes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.contract = Contract.from_json((folder / CONTRACT).read_text(encoding="utf-8"))
+        self._features = load_features(folder)
+        self._profile = load_program(folder / PROFILE_PROGRAM, load_file(folder / PROFILE_WEIGHTS))
+        self._candidate = load_program(folder / CANDIDATE_PROGRAM, load_file(folder / CANDIDATE_WEIGHTS))
+
+    @torch.inference_mode()
+    def rank(self, arrays: Mapping[str, NDArray]) -> Tensor:
+        """Logits `[C, N]` of one call: the profile graph once per request, the candidate graph over all.
+
+        Raises:
+            RequestError: the arrays break the contract.
+        """
+        self.contract.validate(arrays)
+        inputs = self._features.profile_inputs(histories_of(self.contract, arrays))
+        candidates = self._features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"])
+        return self._candidate(self._profile(*inputs), *candidates)

@@ -1,0 +1,131 @@
+"""The Triton Server process: its command line, its start, and its end without leftovers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.server_files import ServerFiles, files_of_program, files_of_wheel
+
+LOOPBACK = "127.0.0.1"
+SHARED_MEMORY = Path("/dev/shm")
+POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Ports of the three endpoints; 0 for any free one."""
+
+    grpc: int = 0
+    http: int = 0
+    metrics: int = 0
+
+    def chosen(self) -> Ports:
+        """The same, with a free port for every 0."""
+        with contextlib.ExitStack() as stack:
+            # All are held before any is let go, so that they differ.
+            return Ports(*(port or _free_port(stack) for port in (self.grpc, self.http, self.metrics)))
+
+
+def _free_port(stack: contextlib.ExitStack) -> int:
+    held = stack.enter_context(socket.socket())
+    held.bind((LOOPBACK, 0))
+    return held.getsockname()[1]
+
+
+class ServerProcess:
+    """A started server in a process group of its own, which holds its Python processes too.
+
+    Args:
+        repository: model repository.
+        ports: all chosen.
+        tritonserver: the executable; None for the one of the wheel.
+        threads: intra-op threads of the served model.
+        grace_s: seconds that the server may take to end before it is killed.
+
+    Attributes:
+        log: the server's output; removed by `stop`.
+    """
+
+    def __init__(
+        self, repository: Path, ports: Ports, tritonserver: Path | None, threads: int, grace_s: float
+    ) -> None:
+        self._grace_s = grace_s
+        self._folder = Path(tempfile.mkdtemp(prefix="marquee-server-"))
+        self._shared_memory = f"marquee_{uuid.uuid4().hex[:12]}_"
+        self.log = self._folder / "server.log"
+        try:
+            files = files_of_program(tritonserver) if tritonserver else files_of_wheel(self._folder)
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    self._command(files, repository.absolute(), ports),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=files.environment(os.environ, threads),
+                    # The Python backend looks for modules in its working folder first: an empty one.
+                    cwd=self._folder,
+                    start_new_session=True,
+                )
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    @property
+    def pid(self) -> int:
+        """Of the server; its process group has the same number."""
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        """Whether the server process is there."""
+        return not self._has_exited()
+
+    def log_tail(self, num_lines: int = 20) -> str:
+        """The last lines of the server's output."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-num_lines:])
+
+    def stop(self) -> None:
+        """Ask the server to end, kill what is left of its group after the grace, and tidy up. Safe to repeat."""
+        if self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+            deadline = time.monotonic() + self._grace_s
+            while not self._has_exited() and time.monotonic() < deadline:
+                time.sleep(POLL_S)
+            # The leader is not reaped yet, so its number can't have become another group's.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        for leftover in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+            leftover.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _has_exited(self) -> bool:
+        """Looks without reaping."""
+        if self._process.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def _command(self, files: ServerFiles, repository: Path, ports: Ports) -> list[str]:
+        command = [str(files.program), f"--model-repository={repository}"]
+        if files.backends:
+            command.append(f"--backend-directory={files.backends}")
+        for name, port in (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics)):
+            command += [f"--{name}-address={LOOPBACK}", f"--{name}-port={port}"]
+        return [
+            *command,
+            "--disable-auto-complete-config",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={max(1, int(self._grace_s) - 1)}",
+            f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
+        ]

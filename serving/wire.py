@@ -1,0 +1,60 @@
+"""The contract of a trained ranker, and the way from its wire arrays to model inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from numpy.typing import NDArray
+
+from foundation.schema import Feature
+from ranker.features import CandidateInputs, FeatureBuilder, ProfileInputs
+from ranker.histories import Histories
+from serving.contract import MODEL, Contract, Field, Limits
+
+
+def contract_of(features: FeatureBuilder, tasks: Iterable[str], max_candidates: int) -> Contract:
+    """The contract under which a ranker with these features and tasks is served."""
+    schema, window = features.tokenizer.schema, features.config.window
+    return Contract(
+        model=MODEL,
+        facets=_fields(schema.facets),
+        context=_fields(schema.facets_of("when", "where")),
+        profile=_fields(schema.profile_features),
+        tasks=tuple(tasks),
+        limits=Limits(window=window.window, block=window.block, max_candidates=max_candidates),
+    )
+
+
+def histories_of(contract: Contract, arrays: Mapping[str, NDArray]) -> Histories:
+    """Validated wire arrays of one call, by their names in the feature builder; nothing is copied."""
+    return Histories(
+        history_lengths=arrays["history_lengths"],
+        num_events_before=arrays["num_events_before"],
+        item_id=arrays["history.item_id"],
+        timestamp=arrays["history.timestamp"],
+        facets={field.name: arrays[f"history.{field.name}"] for field in contract.facets},
+        request_timestamp=arrays["request.timestamp"],
+        request_facets={field.name: arrays[f"request.{field.name}"] for field in contract.context},
+        profile_features={field.name: arrays[f"profile.{field.name}"] for field in contract.profile},
+    )
+
+
+def model_inputs(
+    contract: Contract, features: FeatureBuilder, arrays: Mapping[str, NDArray]
+) -> tuple[ProfileInputs, CandidateInputs]:
+    """What the two halves read, of validated wire arrays of one call."""
+    return (
+        features.profile_inputs(histories_of(contract, arrays)),
+        features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"]),
+    )
+
+
+def _fields(declared: Iterable[Feature]) -> tuple[Field, ...]:
+    return tuple(
+        Field(
+            feature.name,
+            "FP32" if feature.kind == "numeric" else "INT64",
+            feature.max_values if feature.kind == "multi" else None,
+        )
+        for feature in declared
+    )
