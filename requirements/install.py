@@ -93,7 +93,7 @@ def _pip_install(name: str, arguments: list[str]) -> bool:
                 print(f"  {line.strip()}", flush=True)
             tail.append(line)
     if pip.returncode:
-        sys.stdout.writelines(tail)
+        print("".join(tail), end="", flush=True)
         return False
     print(f"set-up: the {name}: done in {time.monotonic() - begin:.0f} s", flush=True)
     return True
