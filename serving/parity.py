@@ -22,7 +22,8 @@ from ranker.features import CandidateInputs, FeatureBuilder
 from ranker.histories import Histories
 from ranker.model import Ranker, RankerInputs
 from serving.contract import Contract
-from serving.wire import histories_of
+from serving.split import Halves
+from serving.wire import histories_of, model_inputs
 
 TOLERANCE = 1e-5
 """Of max|difference| / max(1, max|logit|), in float32."""
@@ -80,6 +81,17 @@ def unsplit_rank(ranker: Ranker, features: FeatureBuilder, contract: Contract) -
         items = torch.from_numpy(features.candidate_rows(arrays["candidate.item_id"]))
         one_each = CandidateInputs(items, torch.arange(len(items) + 1))
         return ranker(RankerInputs(features.profile_inputs(rows), one_each))
+
+    return rank
+
+
+def split_rank(halves: Halves, features: FeatureBuilder, contract: Contract) -> Rank:
+    """Ranks with the two halves as modules."""
+
+    @torch.inference_mode()
+    def rank(arrays: Arrays) -> Tensor:
+        inputs, candidates = model_inputs(contract, features, arrays)
+        return halves.candidate(halves.profile(*inputs), *candidates)
 
     return rank
 

@@ -29,12 +29,12 @@ from serving.contract import Contract, Limits
 from serving.example_requests import example_request
 from serving.fuse import fuse
 from serving.model_config import config_pbtxt
-from serving.parity import Arrays, Parity, Rank, measure, unsplit_rank
+from serving.parity import Arrays, Parity, Rank, measure, split_rank, unsplit_rank
 from serving.programs import export_program, save_program, weights_of
 from serving.rank_request import RankRequest, wire_arrays
 from serving.served_ranker import ServedRanker
 from serving.split import Halves, candidate_shapes, profile_shapes, split
-from serving.wire import contract_of, histories_of
+from serving.wire import contract_of, model_inputs
 
 MODEL_SOURCE = Path(__file__).parent / "model_repository" / model_folder.MODEL_SOURCE
 TITLES = "titles.json"
@@ -81,12 +81,17 @@ def export_repository(config: ExportConfig) -> Parity:
         (folder.parent / "config.pbtxt").write_text(config_pbtxt(contract), encoding="utf-8")
         (folder / model_folder.CONTRACT).write_text(contract.to_json(), encoding="utf-8")
         save_features(folder, loaded.features)
-        calls = _example_calls(loaded, contract, config.seed)
-        _write_programs(folder, halves, *_inputs_of(loaded, contract, calls[0]))
+        rng = np.random.default_rng(config.seed)
+        calls = _example_calls(loaded, contract, rng)
+        _write_programs(folder, halves, *model_inputs(contract, loaded.features, calls[0]))
         unsplit = unsplit_rank(loaded.model, loaded.features, contract)
-        parity = measure(calls, unsplit, _split_rank(loaded, contract, halves), ServedRanker(folder).rank)
+        parity = measure(
+            calls, unsplit, split_rank(halves, loaded.features, contract), ServedRanker(folder).rank
+        )
         parity.require()
-        _write_sample(folder, loaded, contract, unsplit)
+        num_candidates = min(SAMPLE_CANDIDATES, config.max_candidates)
+        sample = example_request(loaded.tokenizer, SAMPLE_EVENTS, num_candidates, rng)
+        _write_sample(folder, sample, contract, unsplit)
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
             _write_titles(repository / TITLES, config.data)
@@ -94,42 +99,26 @@ def export_repository(config: ExportConfig) -> Parity:
     return parity
 
 
-def _example_calls(loaded: LoadedRanker, contract: Contract, seed: int) -> list[Arrays]:
+def _example_calls(loaded: LoadedRanker, contract: Contract, rng: np.random.Generator) -> list[Arrays]:
     """Several requests in one call, an empty history, and histories around and beyond the window."""
-    rng = np.random.default_rng(seed)
-    window = contract.limits.window
-    shapes = (
+    window, most = contract.limits.window, contract.limits.max_candidates
+    calls = (
         ((min(3, window), 4), (0, 2), (window, 3)),
         ((0, 1),),
         ((window - 1, 2), (window + 1, 2)),
         ((2 * window + 1, 5),),
     )
-
-    def call(sizes: Sequence[tuple[int, int]]) -> Arrays:
-        return wire_arrays(contract, [example_request(loaded.tokenizer, *size, rng) for size in sizes])
-
-    return [call(sizes) for sizes in shapes]
-
-
-def _inputs_of(
-    loaded: LoadedRanker, contract: Contract, arrays: Arrays
-) -> tuple[ProfileInputs, CandidateInputs]:
-    features = loaded.features
-    candidates = features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"])
-    return features.profile_inputs(histories_of(contract, arrays)), candidates
-
-
-def _split_rank(loaded: LoadedRanker, contract: Contract, halves: Halves) -> Rank:
-    @torch.inference_mode()
-    def rank(arrays: Arrays) -> torch.Tensor:
-        inputs, candidates = _inputs_of(loaded, contract, arrays)
-        return halves.candidate(halves.profile(*inputs), *candidates)
-
-    return rank
+    return [
+        wire_arrays(
+            contract, [example_request(loaded.tokenizer, events, min(c, most), rng) for events, c in call]
+        )
+        for call in calls
+    ]
 
 
 @torch.no_grad()
 def _write_programs(folder: Path, halves: Halves, inputs: ProfileInputs, candidates: CandidateInputs) -> None:
+    """Export both halves on example inputs, and write graphs and weights."""
     profile = export_program(halves.profile, tuple(inputs), profile_shapes())
     save_program(profile, folder / model_folder.PROFILE_PROGRAM)
     save_file(weights_of(halves.profile), folder / model_folder.PROFILE_WEIGHTS)
@@ -139,14 +128,8 @@ def _write_programs(folder: Path, halves: Halves, inputs: ProfileInputs, candida
     save_file(weights_of(halves.candidate), folder / model_folder.CANDIDATE_WEIGHTS)
 
 
-def _write_sample(folder: Path, loaded: LoadedRanker, contract: Contract, unsplit: Rank) -> None:
+def _write_sample(folder: Path, sample: RankRequest, contract: Contract, unsplit: Rank) -> None:
     """A request as a client writes it, and its logits by the unsplit ranker."""
-    sample = example_request(
-        loaded.tokenizer,
-        SAMPLE_EVENTS,
-        min(SAMPLE_CANDIDATES, contract.limits.max_candidates),
-        np.random.default_rng(1),
-    )
     text = json.dumps(asdict(sample), indent=1)
     (folder / model_folder.SAMPLE_REQUEST).write_text(text, encoding="utf-8")
     arrays = wire_arrays(contract, [RankRequest.from_json(json.loads(text))])

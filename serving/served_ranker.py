@@ -24,7 +24,7 @@ from serving.model_folder import (
     PROFILE_WEIGHTS,
 )
 from serving.programs import load_program
-from serving.wire import histories_of
+from serving.wire import model_inputs
 
 
 class ServedRanker:
@@ -51,6 +51,5 @@ class ServedRanker:
             RequestError: the arrays break the contract.
         """
         self.contract.validate(arrays)
-        inputs = self._features.profile_inputs(histories_of(self.contract, arrays))
-        candidates = self._features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"])
+        inputs, candidates = model_inputs(self.contract, self._features, arrays)
         return self._candidate(self._profile(*inputs), *candidates)
