@@ -72,6 +72,10 @@ class BatchBuilder:
             torch.from_numpy(next_item),
         )
 
+    def history_lengths(self, requests: Requests) -> NDArray[np.int64]:
+        """Events of each request's window `[B]`."""
+        return requests.history_end - self._history_start(requests)
+
     def _history_start(self, requests: Requests) -> NDArray[np.int64]:
         window = self.features.config.window
         first = self._offsets[requests.profile]

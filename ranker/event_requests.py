@@ -64,9 +64,8 @@ class EventRequests:
         )
         order = np.lexsort((rng.random(len(request)), request))
         sampled_labels = np.zeros((len(sampled), len(self.tasks)), dtype=np.float32)
-        sampled_mask = np.broadcast_to(
-            [task.kind == "interaction" for task in self.tasks], sampled_labels.shape
-        )
+        is_labelled = np.array([task.kind == "interaction" for task in self.tasks], dtype=bool)
+        sampled_mask = np.broadcast_to(is_labelled, sampled_labels.shape)
         return Requests(
             profile=profile,
             history_end=start,

@@ -57,6 +57,8 @@ def _group() -> Iterator[None]:
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     try:
         yield
+        # Nobody leaves while another rank may still be sending.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 

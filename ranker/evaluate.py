@@ -1,0 +1,69 @@
+"""Evaluate a trained ranker on held-out requests: `python -m ranker.evaluate --ranker DIR --data DIR`.
+
+Prints one JSON document: auc, gauc, ndcg@10 and normalised_entropy of every task.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from foundation.dataset import load_dataset
+from foundation.errors import DataError, run_command
+from foundation.manifest import training_cut_of
+from ranker.artifact import load_ranker
+from ranker.batches import BatchBuilder
+from ranker.evaluation import evaluate, write_request_auc
+from ranker.request_source import build_requests
+from ranker.requests import RequestConfig
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Ranks the requests of test or validation profiles.
+
+    Attributes:
+        ranker: folder of a trained ranker.
+        data: the dataset folder it was trained on.
+        which: the profiles whose requests are ranked.
+        dump: Parquet file to write with the AUC of each request, for a paired comparison.
+        requests: how requests are made of events.
+    """
+
+    ranker: Path
+    data: Path
+    which: Literal["validation", "test"] = "test"
+    dump: Path | None = None
+    requests: tyro.conf.OmitArgPrefixes[RequestConfig] = field(default_factory=RequestConfig)
+
+
+def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
+    """The figures by task.
+
+    Raises:
+        DataError: ranker or data are wrong, or the ranker was trained with other profiles held out.
+    """
+    ranker, dataset = load_ranker(config.ranker), load_dataset(config.data)
+    if ranker.manifest.trained_on.cut != training_cut_of(dataset):
+        raise DataError(
+            f"{config.ranker}: was trained with other profiles held out than those of {config.data / 'split.json'};"
+            " evaluate it on its own data"
+        )
+    requests = build_requests(dataset, ranker.tasks, config.which, config.requests)
+    evaluation = evaluate(ranker.model, BatchBuilder(dataset, ranker.features), requests)
+    if config.dump is not None:
+        write_request_auc(config.dump, dataset, requests, evaluation)
+    return evaluation.metrics
+
+
+def main() -> None:
+    """The command."""
+    print(json.dumps(evaluate_ranker(tyro.cli(EvaluateConfig, prog="python -m ranker.evaluate"))))
+
+
+if __name__ == "__main__":
+    run_command(main)
