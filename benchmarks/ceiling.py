@@ -81,7 +81,9 @@ def count_flops(compute: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def _attention_flops(query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any) -> int:
+def _attention_flops(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any
+) -> int:
     """Two products of [S, K] x [K, S] size per sequence and head; shapes are `[B, H, S, K]`."""
     batch, heads, queries, width = query
     return 2 * batch * heads * queries * key[2] * (width + value[3])

@@ -14,7 +14,16 @@ import torch
 
 # Of the hundred or so that a processor lists, those that decide which code runs.
 _FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
-_PACKAGES = ("torch", "fbgemm-gpu-cpu", "fbgemm-gpu", "torchrec", "nvidia-pytriton", "tritonclient", "triton", "numpy")
+_PACKAGES = (
+    "torch",
+    "fbgemm-gpu-cpu",
+    "fbgemm-gpu",
+    "torchrec",
+    "nvidia-pytriton",
+    "tritonclient",
+    "triton",
+    "numpy",
+)
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MARQUEE_CPU_CAPABILITY")
 _CPU_INFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[1]
@@ -51,7 +60,9 @@ def commit() -> str:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, check=False
+        )
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -6,14 +6,16 @@ variant, so that a machine that slows down or warms up slows all of them alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.percentiles import Latency, summarise
+from serving.parity import difference
 
 Run = Callable[[int], NDArray[np.float32]]
 """Computes the logits `[C, N]` of the request with the given number."""
@@ -41,7 +43,7 @@ class Timings:
     """What one run found out.
 
     Attributes:
-        parity: largest difference of each variant from the reference, see `difference`.
+        parity: largest difference of each variant from the reference.
         refused: why a variant has no timings, by name.
         blocks: per variant, per block, latencies in seconds.
     """
@@ -55,37 +57,38 @@ class Timings:
         return summarise(np.concatenate([np.asarray(block) for block in self.blocks[name]]))
 
 
-def difference(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
-    """max|found - expected| / max(1, max|expected|); infinite where shapes differ or a value is not finite."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    if not expected.size:
-        return 0.0
-    gap = np.abs(found.astype(np.float64) - expected.astype(np.float64)).max()
-    return float(gap / max(1.0, float(np.abs(expected).max())))
+def verify(reference: Variant, others: Sequence[Variant], numbers: Sequence[int]) -> Timings:
+    """Compare each variant with the reference on the requests `numbers`; what differs too much is refused.
 
-
-def verify(variants: Sequence[Variant], expected: Mapping[int, NDArray[np.float32]]) -> Timings:
-    """Check each variant on the requests of `expected` (number -> logits); what fails is refused."""
-    timings = Timings()
-    for variant in variants:
-        worst = max(difference(variant.run(number), logits) for number, logits in expected.items())
+    The difference is max|difference| / max(1, max|logit|), as in `serving.parity`; the reference's own is 0.
+    """
+    expected = {number: _tensor(reference.run(number)) for number in numbers}
+    timings = Timings(parity={reference.name: 0.0})
+    for variant in others:
+        gaps = [difference(logits, _tensor(variant.run(number))) for number, logits in expected.items()]
+        # Not max(): it would drop a NaN, which stands for a reference that is not a number itself.
+        worst = float(np.max(gaps))
         timings.parity[variant.name] = worst
         if not worst <= variant.tolerance:
             timings.refused[variant.name] = f"parity {worst:.2e} is above {variant.tolerance:.0e}: not timed"
     return timings
 
 
+def _tensor(logits: NDArray[np.float32]) -> torch.Tensor:
+    # A copy: logits that came over the wire are not writable, which PyTorch warns about.
+    return torch.from_numpy(logits.copy())
+
+
 def time_blocks(
     variants: Sequence[Variant],
     blocks: Sequence[Sequence[int]],
     timings: Timings,
-    progress: Callable[[int], None] = lambda block: None,
+    progress: Callable[[int], object] = lambda block: None,
 ) -> None:
     """Time the variants that `timings` does not refuse, and add what was measured to it.
 
     Args:
-        variants: those that `verify` saw.
+        variants: those that `verify` saw, the reference included.
         blocks: request numbers of each block.
         timings: from `verify`; its parity runs have warmed every variant up, and one more request does so again.
         progress: called with each block's number as it begins.

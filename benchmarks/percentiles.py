@@ -93,9 +93,7 @@ def ratio_of_medians(
     if len(slow) != len(fast):
         raise ValueError(f"slow has {len(slow)} blocks and fast has {len(fast)}; they must be pairs")
     draws = np.random.default_rng(seed).integers(len(slow), size=(BOOTSTRAP_RESAMPLES, len(slow)))
-    ratios = [
-        _median(slow, chosen) / _median(fast, chosen) for chosen in (np.arange(len(slow)), *draws)
-    ]
+    ratios = [_median(slow, chosen) / _median(fast, chosen) for chosen in (np.arange(len(slow)), *draws)]
     low, high = np.quantile(ratios[1:], [0.025, 0.975])
     return Ratio(ratios[0], float(low), float(high))
 

@@ -37,8 +37,12 @@ def growth(before: Mapping[str, float], after: Mapping[str, float], name: str) -
         ValueError: the server has no such counter, or it shrank, so the server was started anew in between.
     """
     if name not in after:
-        raise ValueError(f"the metrics page has no counter {name!r}; it has {', '.join(sorted(after)) or 'none'}")
+        raise ValueError(
+            f"the metrics page has no counter {name!r}; it has {', '.join(sorted(after)) or 'none'}"
+        )
     grown = after[name] - before.get(name, 0.0)
     if grown < 0:
-        raise ValueError(f"counter {name!r} fell from {before[name]} to {after[name]}: the server was started anew")
+        raise ValueError(
+            f"counter {name!r} fell from {before[name]} to {after[name]}: the server was started anew"
+        )
     return round(grown)

@@ -53,9 +53,8 @@ class Stations:
         command = _command(module, arguments)
         self.say(f"\n== {title}\n$ {shown(command)}")
         begin = monotonic()
-        with _child(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            last = self._pass_on(process.stdout)
+        with _child(command) as process:
+            last = self._pass_on(_stdout(process))
             status = process.wait()
         if status:
             raise StationFailed(title, status)
@@ -64,16 +63,26 @@ class Stations:
         return _document(title, last)
 
     @contextmanager
-    def running(self, title: str, module: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    def running(self, title: str, module: str, *arguments: object) -> Iterator[dict[str, Any]]:
         """Run `python -m module arguments` beside what happens inside the `with`, then stop it by SIGTERM.
 
+        Yields:
+            the JSON document that the job prints as its first line, once it is ready.
+
         Raises:
-            StationFailed: it did not stop cleanly, with status 0.
+            StationFailed: it ended before it was ready, or did not stop cleanly, with status 0.
+            ValueError: its first line is not a JSON object.
         """
         command = _command(module, arguments)
         self.say(f"\n== {title}\n$ {shown(command)} &")
-        with _child(command, stdout=None) as process:
-            yield process
+        begin = monotonic()
+        with _child(command) as process:
+            first = _stdout(process).readline()
+            if not first:
+                raise StationFailed(title, process.wait())
+            self.seconds[title] = round(monotonic() - begin, 1)
+            self.say(f"== {title}: ready after {self.seconds[title]:,.1f} s")
+            yield _document(title, first)
             status = _stop(process)
         if status:
             raise StationFailed(title, status)
@@ -110,7 +119,7 @@ def _command(module: str, arguments: Sequence[object]) -> list[str]:
 
 
 @contextmanager
-def _child(command: Sequence[str], stdout: int | None) -> Iterator[subprocess.Popen[str]]:
+def _child(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     """A process in a session of its own, gone by the end of the `with` however that ends.
 
     Its own session, because Ctrl-C would otherwise reach it at the same moment as us, from the terminal.
@@ -118,7 +127,7 @@ def _child(command: Sequence[str], stdout: int | None) -> Iterator[subprocess.Po
     process = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
-        stdout=stdout,
+        stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         text=True,
         start_new_session=True,
@@ -127,8 +136,12 @@ def _child(command: Sequence[str], stdout: int | None) -> Iterator[subprocess.Po
         yield process
     finally:
         _stop(process)
-        if process.stdout is not None:
-            process.stdout.close()
+        _stdout(process).close()
+
+
+def _stdout(process: subprocess.Popen[str]) -> IO[str]:
+    assert process.stdout is not None
+    return process.stdout
 
 
 def _stop(process: subprocess.Popen[str]) -> int:
@@ -143,8 +156,11 @@ def _stop(process: subprocess.Popen[str]) -> int:
 
 
 def _document(title: str, line: str) -> dict[str, Any]:
-    """The job's closing line, which `_pass_on` held back because it begins like a JSON object."""
+    """The JSON object in a job's line."""
     try:
-        return json.loads(line)
+        document = json.loads(line)
     except json.JSONDecodeError:
-        raise ValueError(f"{title}: its last line should be a JSON object, got {line!r}") from None
+        document = None
+    if not isinstance(document, dict):
+        raise ValueError(f"{title}: this line should be a JSON object: {line.strip()!r}")
+    return document

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.interleave import Variant, difference, time_blocks, verify
+from benchmarks.interleave import Variant, time_blocks, verify
 
-EXPECTED = {0: np.array([[4.0, -8.0]], dtype=np.float32)}
+LOGITS = np.array([[4.0, -8.0]], dtype=np.float32)
 
 
 class Recorded:
@@ -19,43 +19,43 @@ class Recorded:
 
     def __call__(self, number: int) -> NDArray[np.float32]:
         self.log.append((self.name, number))
-        return EXPECTED[0] + np.float32(self.error)
+        return LOGITS + np.float32(self.error)
 
 
 def _variants(log: list[tuple[str, int]], **errors: float) -> list[Variant]:
     return [Variant(name, Recorded(log, name, error), tolerance=1e-5) for name, error in errors.items()]
 
 
-def test_difference_is_relative_to_the_largest_logit() -> None:
-    expected = np.array([0.0, -8.0], dtype=np.float32)
-    assert difference(expected + np.float32([0.0, 0.5]), expected) == 0.0625
-    small = np.array([0.25, 0.0], dtype=np.float32)
-    assert difference(small + np.float32(0.5), small) == 0.5
-
-
-@pytest.mark.parametrize("bad", [np.array([[np.nan, 1.0]]), np.array([[np.inf, 1.0]]), np.zeros((2, 2))])
-def test_what_is_not_finite_or_has_another_shape_is_infinitely_different(bad: NDArray[np.float64]) -> None:
-    assert difference(bad.astype(np.float32), np.ones((1, 2), dtype=np.float32)) == float("inf")
-
-
 def test_a_variant_whose_parity_failed_is_never_timed() -> None:
     log: list[tuple[str, int]] = []
-    variants = _variants(log, right=0.0, wrong=0.01, broken=float("nan"))
-    timings = verify(variants, EXPECTED)
+    variants = _variants(log, whole=0.0, right=0.0, wrong=0.01, broken=float("nan"))
+    timings = verify(variants[0], variants[1:], [0, 1])
     log.clear()
     time_blocks(variants, [[0], [0]], timings)
     assert set(timings.refused) == {"wrong", "broken"}
-    assert set(timings.blocks) == {"right"}
-    assert {name for name, _ in log} == {"right"}
+    assert set(timings.blocks) == {"whole", "right"}
+    assert {name for name, _ in log} == {"whole", "right"}
     assert timings.parity["wrong"] == pytest.approx(0.01 / 8, rel=1e-3)
     with pytest.raises(KeyError):
         timings.latency("wrong")
 
 
+def test_nothing_is_timed_against_a_reference_that_is_not_a_number() -> None:
+    variants = _variants([], whole=float("nan"), right=0.0)
+    assert set(verify(variants[0], variants[1:], [0]).refused) == {"right"}
+
+
+def test_one_wrong_request_is_enough() -> None:
+    whole = Variant("whole", lambda number: LOGITS, tolerance=1e-5)
+    sometimes = Variant("sometimes", lambda number: LOGITS * (1 if number < 2 else 2), tolerance=1e-5)
+    assert not verify(whole, [sometimes], [0, 1]).refused
+    assert set(verify(whole, [sometimes], [0, 1, 2]).refused) == {"sometimes"}
+
+
 def test_variants_take_turns_at_going_first() -> None:
     log: list[tuple[str, int]] = []
     variants = _variants(log, a=0.0, b=0.0, c=0.0)
-    timings = verify(variants, EXPECTED)
+    timings = verify(variants[0], variants[1:], [0])
     log.clear()
     time_blocks(variants, [[0], [1], [2]], timings)
     warm_up, timed = log[:3], log[3:]
@@ -68,7 +68,7 @@ def test_variants_take_turns_at_going_first() -> None:
 def test_a_costly_variant_can_run_fewer_requests_of_each_block() -> None:
     log: list[tuple[str, int]] = []
     costly = Variant("costly", Recorded(log, "costly"), tolerance=1e-5, requests_per_block=1)
-    timings = verify([costly], EXPECTED)
+    timings = verify(costly, [], [0])
     time_blocks([costly], [[0, 1, 2], [3, 4, 5]], timings)
     assert timings.latency("costly").count == 2
     assert log[-2:] == [("costly", 0), ("costly", 3)]

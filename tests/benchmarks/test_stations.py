@@ -29,6 +29,10 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
+def _is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 def test_a_job_shows_its_output_and_returns_its_document(job) -> None:
     name = job("speaks", "import sys\nprint('working on', sys.argv[1])\nprint('{\"loss\": 0.5}')\n")
     out = io.StringIO()
@@ -60,20 +64,35 @@ def test_a_job_without_a_document_is_an_error(job) -> None:
         Stations(io.StringIO()).run("silent", name)
 
 
-def test_a_job_beside_is_stopped_at_the_end(job) -> None:
-    name = job("waits", "import signal, sys, time\nsignal.signal(15, lambda *_: sys.exit(0))\ntime.sleep(60)\n")
-    with Stations(io.StringIO()).running("wait", name) as process:
-        time.sleep(0.5)
-        assert process.poll() is None
-    assert process.returncode == 0
+READY = "import json, os, signal, sys, time\nprint(json.dumps({'pid': os.getpid()}), flush=True)\n"
+
+
+def test_a_job_beside_is_used_once_ready_and_stopped_at_the_end(job) -> None:
+    text = "import signal, sys\nsignal.signal(15, lambda *_: sys.exit(0))\n" + READY + "time.sleep(60)\n"
+    with Stations(io.StringIO()).running("wait", job("waits", text)) as document:
+        assert _is_running(document["pid"])
+    assert not _is_running(document["pid"])
 
 
 def test_an_error_inside_stops_the_job_beside(job) -> None:
-    name = job("sleeps", "import time\ntime.sleep(60)\n")
-    stations = Stations(io.StringIO())
-    with pytest.raises(RuntimeError, match="boom"), stations.running("sleep", name) as process:
+    name, stations = job("sleeps", READY + "time.sleep(60)\n"), Stations(io.StringIO())
+    with pytest.raises(RuntimeError, match="boom"), stations.running("sleep", name) as document:
         raise RuntimeError("boom")
-    assert process.returncode == -signal.SIGTERM
+    assert not _is_running(document["pid"])
+
+
+def test_a_job_beside_must_get_ready_and_end_cleanly(job) -> None:
+    stations = Stations(io.StringIO())
+    with (
+        pytest.raises(StationFailed, match="status 4"),
+        stations.running("one", job("never", "raise SystemExit(4)\n")),
+    ):
+        pytest.fail("was never ready")
+    with (
+        pytest.raises(StationFailed, match="status -15"),
+        stations.running("two", job("rude", READY + "time.sleep(60)\n")),
+    ):
+        pass
 
 
 def test_an_interrupt_stops_the_job(job, tmp_path: Path) -> None:
@@ -93,8 +112,7 @@ def test_an_interrupt_stops_the_job(job, tmp_path: Path) -> None:
     runner.send_signal(signal.SIGINT)
     runner.communicate(timeout=20)
     assert runner.returncode != 0
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(marker.read_text()), 0)
+    assert not _is_running(int(marker.read_text()))
 
 
 def test_commands_are_shown_as_one_would_type_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,210 @@
+"""The main job, end to end: `python -m benchmarks.demo`, which is what `make demo` runs.
+
+    data -> pre-train -> evaluate -> co-train with and without decoder -> export -> time -> serve -> rank
+
+Every station is a command that it prints first, so that each can be run by hand. A second run reuses what is finished,
+and an interrupted one goes on where it stopped. The last line is one JSON document.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import tyro
+
+from benchmarks.demo_report import Document, Findings, assemble
+from benchmarks.stations import StationFailed, Stations
+from foundation.home import home
+from ranker.artifact import read_manifest
+from serving.contract import MODEL
+from serving.model_folder import MANIFEST, VERSION
+
+World = Literal["movielens", "synthetic", "tiny"]
+TASK = "watch"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one world's demo passes on to the jobs.
+
+    Attributes:
+        source: module and arguments of the data source.
+        pretrain: arguments of foundation.pretrain.
+        cotrain: arguments of ranker.cotrain.
+    """
+
+    source: tuple[str, ...]
+    pretrain: tuple[str, ...]
+    cotrain: tuple[str, ...]
+
+
+PRESETS: dict[World, Preset] = {
+    "movielens": Preset(source=("foundation.sources.movielens",), pretrain=(), cotrain=()),
+    "synthetic": Preset(
+        source=("foundation.sources.synthetic", "--profiles", "2000", "--items", "1000", "--sessions", "40"),
+        pretrain=(),
+        cotrain=(),
+    ),
+    "tiny": Preset(
+        source=("foundation.sources.synthetic", "--profiles", "60", "--items", "150", "--sessions", "12"),
+        pretrain=("--epochs", "1"),
+        cotrain=(),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Runs every job once, on real data, and says what came of it.
+
+    Attributes:
+        world: movielens (1M), synthetic, or tiny: a small synthetic world, to see in a minute that all parts work.
+            Where MovieLens can't be had, synthetic is used instead.
+        requests: sent to the server.
+        candidates: of each request.
+        threads: of the timed and the served model; 0 for all available cores.
+    """
+
+    world: World = "movielens"
+    requests: int = 200
+    candidates: int = 500
+    threads: int = 0
+
+
+class Demo:
+    """The stations of one run, under $MARQUEE_HOME/runs/demo-WORLD."""
+
+    def __init__(self, config: DemoConfig, stations: Stations) -> None:
+        self.config = config
+        self.stations = stations
+
+    def run(self) -> Document:
+        """All stations; returns the closing document.
+
+        Raises:
+            StationFailed: a job failed; it has said why.
+        """
+        world, data_document = self._data()
+        preset, data = PRESETS[world], _data_folder(world)
+        runs = home() / "runs" / f"demo-{world}"
+        run, release = self.stations.run, runs / "foundation" / "release"
+        pretraining = run(
+            "pre-train",
+            "foundation.pretrain",
+            *("--data", data, "--out", runs / "foundation", *preset.pretrain),
+        )
+        evaluation = run("evaluate", "foundation.evaluate", "--release", release, "--data", data)
+        shared = ("--data", data, "--release", release, *preset.cotrain)
+        with_decoder, without = runs / "ranker", runs / "ranker_pooled"
+        cotraining = run(
+            "co-train with decoder", "ranker.cotrain", *shared, "--out", with_decoder, "--tower", "decoder"
+        )
+        run("co-train without decoder", "ranker.cotrain", *shared, "--out", without, "--tower", "pooled")
+        comparison = run(
+            "compare", "ranker.compare", "--first", with_decoder, "--second", without, "--task", TASK
+        )
+        ranker, repository = with_decoder / "ranker", runs / "repository"
+        self._export(ranker, repository, data)
+        latency = self._time(ranker, repository, data)
+        replay = self._serve(ranker, repository, data)
+        found = Findings(data_document, pretraining, evaluation, cotraining, comparison, latency, replay)
+        return {**assemble(found, TASK), "seconds": self.stations.seconds}
+
+    def _data(self) -> tuple[World, Document]:
+        """The world that could be had, and its document."""
+        world = self.config.world
+        try:
+            return world, self._source(world)
+        except StationFailed:
+            # A folder that is there is the user's, and what is wrong with it was said; no other data will do.
+            if world != "movielens" or _data_folder(world).exists():
+                raise
+        self.stations.say(
+            "MovieLens-1M is not cached and could not be fetched: using the synthetic world instead"
+        )
+        return "synthetic", self._source("synthetic")
+
+    def _source(self, world: World) -> Document:
+        module, *arguments = PRESETS[world].source
+        return self.stations.run("data", module, *arguments, "--out", _data_folder(world))
+
+    def _export(self, ranker: Path, repository: Path, data: Path) -> None:
+        """Write the repository, unless it holds this very ranker already."""
+        if repository.exists():
+            if _exported_from(repository) == read_manifest(ranker).version:
+                self.stations.say(f"\n== export: {repository} holds this ranker already")
+                return
+            shutil.rmtree(repository)
+        self.stations.run("export", "serving.export", "--ranker", ranker, "--out", repository, "--data", data)
+
+    def _time(self, ranker: Path, repository: Path, data: Path) -> Document:
+        """Whole against cut, in process, on requests of natural length; the whole graph on five of them."""
+        config = self.config
+        return self.stations.run(
+            "time in process",
+            "benchmarks.latency",
+            *("--ranker", ranker, "--data", data, "--repository", repository, "--no-serve"),
+            *("--requests", 100, "--blocks", 5, "--candidates", config.candidates, "--history", 0),
+            *("--threads", config.threads),
+        )
+
+    def _serve(self, ranker: Path, repository: Path, data: Path) -> Document:
+        config = self.config
+        command = ("serving.launch", "--repository", repository, "--threads", config.threads)
+        with self.stations.running("serve", *command) as endpoints:
+            return self.stations.run(
+                "rank",
+                "benchmarks.replay",
+                *("--ranker", ranker, "--data", data),
+                *("--url", endpoints["grpc"], "--metrics-url", endpoints["metrics"]),
+                *("--requests", config.requests, "--candidates", config.candidates),
+            )
+
+
+def _data_folder(world: World) -> Path:
+    names = {"movielens": "movielens-1m", "synthetic": "synthetic-demo", "tiny": "synthetic-tiny"}
+    return home() / "data" / names[world]
+
+
+def _exported_from(repository: Path) -> str | None:
+    """Version of the ranker that a repository holds; None where it says nothing."""
+    path = repository / MODEL / VERSION / MANIFEST
+    if not path.is_file():
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest.get("ranker")
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """The command."""
+    config = tyro.cli(DemoConfig, prog="python -m benchmarks.demo")
+    # An exit from here on stops the running job on its way out, as Ctrl-C does.
+    signal.signal(signal.SIGTERM, _terminated)
+    stations = Stations()
+    try:
+        document = Demo(config, stations).run()
+    except StationFailed as failure:
+        print(f"error: {failure}; the command above says why", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    stations.say(
+        "\n" + "\n".join(f"{seconds:9,.1f} s  {title}" for title, seconds in stations.seconds.items())
+    )
+    stations.say(f"{sum(stations.seconds.values()):9,.1f} s  in all\n")
+    print(json.dumps(document))
+
+
+if __name__ == "__main__":
+    main()

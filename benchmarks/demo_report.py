@@ -1,0 +1,76 @@
+"""The demo's closing document, from what each job printed last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The JSON document of each job, as it printed it.
+
+    Attributes:
+        data: of the data source.
+        pretraining: of foundation.pretrain.
+        evaluation: of foundation.evaluate.
+        cotraining: of ranker.cotrain with the decoder.
+        comparison: of ranker.compare, decoder first.
+        latency: of benchmarks.latency.
+        replay: of benchmarks.replay.
+    """
+
+    data: Document
+    pretraining: Document
+    evaluation: Document
+    cotraining: Document
+    comparison: Document
+    latency: Document
+    replay: Document
+
+
+def assemble(found: Findings, task: str) -> Document:
+    """The demo's JSON document.
+
+    Args:
+        found: what the jobs printed.
+        task: whose ranking figures are reported.
+
+    Raises:
+        KeyError: a job's document lacks a figure.
+    """
+    latency, replay = found.latency, found.replay
+    return {
+        "data": _taken(found.data, "profiles", "events", "items"),
+        "foundation": {
+            **_taken(found.evaluation, "hr@10", "ndcg@10", "popularity_ndcg@10"),
+            "tokens_per_s": found.pretraining["tokens_per_s"],
+            "test_profiles": found.evaluation["profiles"],
+        },
+        "ranker": {
+            "task": task,
+            "auc": found.cotraining["tasks"][task]["auc"],
+            "gauc": found.comparison["gauc_first"],
+            "gauc_without_decoder": found.comparison["gauc_second"],
+            "gauc_difference": found.comparison["gauc_difference"],
+            "gauc_difference_ci95": found.comparison["gauc_difference_ci95"],
+        },
+        "parity": {**_taken(latency["parity"], "split", "exported"), "served": replay["parity"]},
+        "in_process": {
+            "split_p50_ms": latency["latency"]["split"]["p50_ms"],
+            "unsplit_p50_ms": latency["latency"]["unsplit"]["p50_ms"],
+            "exported_p50_ms": latency["latency"]["exported"]["p50_ms"],
+            "unsplit_requests": latency["latency"]["unsplit"]["count"],
+            "candidates": latency["settings"]["candidates"],
+            "threads": latency["environment"]["threads"],
+        },
+        "serving": _taken(
+            replay, "requests", "profiles_encoded", "candidates", "errors", "p50_ms", "p95_ms", "p99_ms"
+        ),
+    }
+
+
+def _taken(document: Document, *names: str) -> Document:
+    return {name: document[name] for name in names}
