@@ -1,8 +1,10 @@
-"""Fixtures shared by all tests: one small synthetic world, written once, that no test may change."""
+"""Fixtures shared by all tests: one small synthetic world and rankers on it, written once, for no test to change."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,3 +25,56 @@ def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def synthetic_dataset(synthetic_folder: Path) -> Dataset:
     """The dataset of `synthetic_folder`."""
     return load_dataset(synthetic_folder)
+
+
+@pytest.fixture(scope="session")
+def ranker_folder(
+    synthetic_folder: Path, synthetic_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[Literal["decoder", "pooled"]], Path]:
+    """Gives the folder of a tiny ranker with the given tower, as co-training would write it.
+
+    Its weights are random and large: attention is sharp and logits are spread, so that a wrong input shows.
+    """
+    # Late, so that tests of the foundation alone don't wait for TorchRec.
+    import torch
+
+    from foundation.decoder import DecoderConfig
+    from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+    from foundation.manifest import training_data_of
+    from foundation.model import FoundationConfig, FoundationModel
+    from foundation.release import load_release, save_release
+    from foundation.tokenizer import Tokenizer
+    from foundation.vocabulary import build_vocabularies
+    from foundation.window import WindowConfig
+    from ranker.artifact import TrainedRanker, save_ranker
+    from ranker.assembly import assemble_ranker
+    from ranker.interaction import InteractionConfig
+    from ranker.model import RankerConfig
+    from ranker.schema import load_tasks
+
+    folder = tmp_path_factory.mktemp("rankers")
+    schema, vocabularies = synthetic_dataset.schema, build_vocabularies(synthetic_dataset)
+    tokenizer, tasks = Tokenizer(schema, vocabularies), load_tasks(synthetic_folder / "schema.toml")
+    sizes = FoundationConfig(DecoderConfig(width=16, num_layers=2, num_heads=2), WindowConfig(12, 4))
+    items = torch.from_numpy(catalogue_feature_rows(schema, vocabularies, synthetic_dataset.catalogue))
+
+    def write(tower: Literal["decoder", "pooled"]) -> None:
+        torch.manual_seed(0)
+        num_feature_rows = num_item_feature_rows(schema, vocabularies)
+        foundation = FoundationModel(sizes, tokenizer.num_facet_rows, num_feature_rows, items)
+        save_release(folder / f"{tower}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {})
+        release = load_release(folder / f"{tower}_release")
+        config = RankerConfig(tower, 4, 8, recent_items=5, interaction=InteractionConfig(3, 20, (24, 12)))
+        assembly = assemble_ranker(config, synthetic_dataset, release, [task.name for task in tasks])
+        with torch.no_grad():
+            for parameter in assembly.model.parameters():
+                parameter.mul_(3)
+        trained = TrainedRanker(assembly.model, assembly.features, tasks)
+        save_ranker(folder / tower, trained, release.manifest, {})
+
+    def give(tower: Literal["decoder", "pooled"]) -> Path:
+        if not (folder / tower).exists():
+            write(tower)
+        return folder / tower
+
+    return give
