@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from foundation.atomic import atomic_file
 from foundation.dataset import Dataset
 from ranker.batches import BatchBuilder
+from ranker.library_notices import library_notices_off
 from ranker.metrics import auc, grouped_auc, grouped_ndcg, kept_offsets, mean_of_defined, normalised_entropy
 from ranker.model import Ranker
 from ranker.requests import Requests
@@ -59,7 +60,8 @@ def score(model: Ranker, builder: BatchBuilder, requests: Requests) -> NDArray[n
 
 def evaluate(model: Ranker, builder: BatchBuilder, requests: Requests) -> Evaluation:
     """Metrics of every task over its labelled candidates."""
-    logits = score(model, builder, requests)
+    with library_notices_off():
+        logits = score(model, builder, requests)
     metrics, request_auc = {}, {}
     for column, task in enumerate(model.tasks):
         mask = requests.mask[:, column]
