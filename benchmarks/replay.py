@@ -119,7 +119,7 @@ def _one_profile(workload: Workload, served: Served, tasks: tuple[str, ...], top
     later = set(workload.next_items(0).tolist())
     lines = [
         "",
-        f"profile {workload.profile_id(0)}: the last {len(shown)} of {rows.stop - rows.start} events sent",
+        f"{_who(workload)}: the last {len(shown)} of {rows.stop - rows.start} events sent",
         *(_event_line(workload, row, titles) for row in shown),
         "",
         f"its top {top} of {len(candidates)} candidates for {tasks[0]!r} (* = the profile did go on to it):",
@@ -129,6 +129,13 @@ def _one_profile(workload: Workload, served: Served, tasks: tuple[str, ...], top
         score = 1 / (1 + np.exp(-float(logits[index])))
         lines.append(f"{place:4d}  {score:.3f} {'*' if item in later else ' '} {titles[item]}")
     return lines
+
+
+def _who(workload: Workload) -> str:
+    """The first request's profile by its place in the data: of an id that was a string only the hash is left."""
+    ids = workload.dataset.profile_ids
+    place = int(np.flatnonzero(ids == workload.profile_id(0))[0]) + 1
+    return f"held-out profile {place:,} of {len(ids):,}"
 
 
 def _event_line(workload: Workload, row: int, titles: dict[int, str]) -> str:

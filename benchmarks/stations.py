@@ -30,11 +30,12 @@ class Stations:
     """Runs jobs, shows their output as it comes, and times them.
 
     Attributes:
+        out: where commands, their output and their times are shown.
         seconds: how long each finished job took, by title.
     """
 
     def __init__(self, out: IO[str] = sys.stdout) -> None:
-        self._out = out
+        self.out = out
         self.seconds: dict[str, float] = {}
 
     def run(self, title: str, module: str, *arguments: object) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class Stations:
 
     def say(self, text: str) -> None:
         """Print at once: jobs write to the same terminal."""
-        print(text, file=self._out, flush=True)
+        print(text, file=self.out, flush=True)
 
     def _pass_on(self, lines: IO[str]) -> str:
         """Print lines as they come, holding back what may be the closing document; returns the held one."""
