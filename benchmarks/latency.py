@@ -40,7 +40,8 @@ from serving.client import Client
 from serving.contract import MODEL
 from serving.model_folder import VERSION
 from serving.parity import TOLERANCE
-from serving.server import SERVED_TOLERANCE, launch
+from serving.probe import SERVED_TOLERANCE
+from serving.server import launch
 from serving.threads import available_cores
 
 NUM_SENDERS = 4

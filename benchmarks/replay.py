@@ -29,7 +29,7 @@ from ranker.artifact import load_ranker
 from ranker.library_notices import library_notices_off
 from serving.client import Client
 from serving.parity import difference
-from serving.server import SERVED_TOLERANCE
+from serving.probe import SERVED_TOLERANCE
 
 HISTORY_SHOWN = 10
 
