@@ -23,6 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving.contract import MODEL, PARAMETER, Contract
 from serving.rank_request import RankRequest, wire_arrays
+from serving.raw_columns import Values
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -59,7 +60,7 @@ class RankScores:
     """
 
     tasks: tuple[str, ...]
-    candidates: Sequence[Any]
+    candidates: Values
     logits: NDArray[np.float32]
     scores: NDArray[np.float32]
 
@@ -131,7 +132,7 @@ class Client:
         ends = np.cumsum(arrays["candidate_lengths"])[:-1]
         pieces = zip(requests, np.split(logits, ends), np.split(scores, ends), strict=True)
         return [
-            RankScores(self.contract.tasks, request.candidates, piece, piece_scores)  # type: ignore[arg-type]
+            RankScores(self.contract.tasks, request.candidates, piece, piece_scores)
             for request, piece, piece_scores in pieces
         ]
 
@@ -164,7 +165,8 @@ class Client:
             answer = self._connection.get_model_config(self._model, client_timeout=self.timeout_s)
         except InferenceServerException as error:
             raise _rank_error(error) from None
-        parameters = answer.config.parameters  # type: ignore[union-attr]  # a message, as_json is off
+        assert answer is not None
+        parameters = answer.config.parameters  # a message, as_json is off
         if PARAMETER not in parameters:
             raise RankError(
                 f"model {self._model!r} has no parameter {PARAMETER!r}: not a ranker", "NOT_FOUND"

@@ -18,8 +18,8 @@ from pathlib import Path
 import tyro
 
 from foundation.atomic import atomic_file
-from serving.server import LaunchError, Server, ServerConfig
-from serving.server_files import ServerFilesError
+from serving.server import Server, ServerConfig
+from serving.server_files import LaunchError
 from serving.server_process import Ports
 
 logger = logging.getLogger("serving.launch")
@@ -73,7 +73,6 @@ def serve(config: LaunchConfig, stopping: threading.Event) -> None:
 
     Raises:
         LaunchError: the server does not start, or does not come back after it died.
-        ServerFilesError: Triton Server is not installed.
     """
     server = Server(config.server, stopping)
     try:
@@ -85,9 +84,9 @@ def serve(config: LaunchConfig, stopping: threading.Event) -> None:
                 "pid": server.pid,
             }
         )
-        print(line, flush=True)
         with _ready_file(config.ready_file, line):
-            _watch(server, stopping, config.check_every_s)
+            print(line, flush=True)
+            watch(server, stopping, config.check_every_s)
     finally:
         server.stop()
 
@@ -106,7 +105,7 @@ def _ready_file(path: Path | None, line: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _watch(server: Server, stopping: threading.Event, check_every_s: float) -> None:
+def watch(server: Server, stopping: threading.Event, check_every_s: float) -> None:
     """Start the server anew when real inferences keep failing."""
     num_failed = 0
     while not stopping.wait(check_every_s):
@@ -126,7 +125,7 @@ def main(config: LaunchConfig) -> int:
         signal.signal(number, lambda *_: stopping.set())
     try:
         serve(config, stopping)
-    except (LaunchError, ServerFilesError) as error:
+    except LaunchError as error:
         if not stopping.is_set():
             print(f"error: {error}", file=sys.stderr)
             return 1

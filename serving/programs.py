@@ -21,6 +21,9 @@ Program = Callable[..., Tensor]
 Shapes = tuple[dict[int, Any], ...]
 """For each input its dynamic dimensions, as `torch.export.export` takes them."""
 
+_WEIGHT_INPUT = "weights_"
+"""How torch.export names the weights among a program's inputs: by the argument of `_WithWeights.forward`."""
+
 
 class _WithWeights(nn.Module):
     """A module whose parameters and buffers are its first inputs, in the order of their names."""
@@ -101,13 +104,15 @@ def load_program(path: Path, weights: Mapping[str, Tensor]) -> Program:
     """
     program = torch.export.load(path)
     run = program.graph_module.forward
+    signature, placeholders = program.graph_signature, program.graph.find_nodes(op="placeholder")
+    num_weights = sum(node.name.startswith(_WEIGHT_INPUT) for node in placeholders)
+    if num_weights != len(weights):
+        raise ValueError(f"{path}: takes {num_weights} weights; there are {len(weights)}")
     bound: list[Any] = [
-        program.constants[spec.target]
-        for spec in program.graph_signature.input_specs
-        if spec.target is not None and spec.target in program.constants
+        program.constants[name] for name in signature.inputs_to_lifted_tensor_constants.values()
     ]
     bound += [weights[name] for name in sorted(weights)]
-    for node, tensor in zip(program.graph.find_nodes(op="placeholder"), bound, strict=False):
+    for node, tensor in zip(placeholders, bound, strict=False):
         expected, found = list(node.meta["val"].shape), list(tensor.shape)
         if expected != found:
             raise ValueError(f"{path}: input {node.name} has shape {expected}; its weight has {found}")

@@ -120,14 +120,14 @@ def _single_values(
 def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:
     """The history's inputs, cut to the window."""
     history, limits = request.history, contract.limits
-    num_events = len(history.item_id)  # type: ignore[arg-type]  # a scalar has no length, and says so
+    num_events = len(history.item_id)
     start = window_start(request.num_events_before + num_events, limits.window, limits.block)
     cut = max(0, start - request.num_events_before)
 
     def kept(name: str, spec: Field, values: Values) -> NDArray:
-        if len(values) != num_events:  # type: ignore[arg-type]
-            raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")  # type: ignore[arg-type]
-        return column(f"history.{name}", spec, values[cut:])  # type: ignore[index]
+        if len(values) != num_events:
+            raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")
+        return column(f"history.{name}", spec, values[cut:])
 
     names = [facet.name for facet in contract.facets]
     _check_names("history.facets", history.facets, names)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from serving.contract import NO_NUMBER, NO_VALUE, Field
 
-Values = ArrayLike | Sequence[Any]
+Values = Sequence[Any] | NDArray[Any]
 """n integers, strings, booleans, numbers, lists of them, or None where there is no value."""
 
 
@@ -85,7 +85,7 @@ def _lists(where: str, values: Values, max_values: int) -> NDArray[np.int64]:
     return padded
 
 
-def _sequence(where: str, values: Values) -> Sequence[Any]:
+def _sequence(where: str, values: Values) -> Values:
     if isinstance(values, str) or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise ValueError(f"{where} is {values!r}; it must be a list or an array")
-    return values  # type: ignore[return-value]  # an array is as good
+    return values

@@ -20,7 +20,11 @@ WHEEL = "pytriton"
 STUB = "triton_python_backend_stub"
 
 
-class ServerFilesError(RuntimeError):
+class LaunchError(RuntimeError):
+    """The server did not start, or does not answer as it should."""
+
+
+class ServerFilesError(LaunchError):
     """Triton Server, or a part of it, is not where it should be."""
 
 

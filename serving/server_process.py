@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -11,14 +12,15 @@ import subprocess
 import tempfile
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from serving.server_files import ServerFiles, files_of_program, files_of_wheel
+from serving.server_files import LaunchError, ServerFiles, files_of_program, files_of_wheel
 
 LOOPBACK = "127.0.0.1"
 SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
+_NO_COMPLAINT = re.compile(r"[IW]\d{4} |[|+]")
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,27 @@ class Ports:
     metrics: int = 0
 
     def chosen(self) -> Ports:
-        """The same, with a free port for every 0."""
+        """The same, with a free port for every 0.
+
+        Raises:
+            PortTakenError: a port that was asked for is not free.
+        """
         with contextlib.ExitStack() as stack:
             # All are held before any is let go, so that they differ.
-            return Ports(*(port or _free_port(stack) for port in (self.grpc, self.http, self.metrics)))
+            return Ports(*(_free_port(stack, name, port) for name, port in asdict(self).items()))
 
 
-def _free_port(stack: contextlib.ExitStack) -> int:
+class PortTakenError(LaunchError):
+    """A port is in use by another process."""
+
+
+def _free_port(stack: contextlib.ExitStack, name: str, port: int) -> int:
     held = stack.enter_context(socket.socket())
-    held.bind((LOOPBACK, 0))
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        held.bind((LOOPBACK, port))
+    except OSError as error:
+        raise PortTakenError(f"{name} port {port} on {LOOPBACK} can't be had: {error.strerror}") from None
     return held.getsockname()[1]
 
 
@@ -89,10 +103,23 @@ class ServerProcess:
         """Whether the server process is there."""
         return not self._has_exited()
 
-    def log_tail(self, num_lines: int = 20) -> str:
-        """The last lines of the server's output."""
+    def complaints(self, num_lines: int = 20) -> str:
+        """The last lines of the server's output that are neither information, warnings nor tables."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-num_lines:])
+        kept = [line for line in lines if line.strip() and not _NO_COMPLAINT.match(line)]
+        return "\n".join(kept[-num_lines:])
+
+    def raise_if_ended(self) -> None:
+        """Say why a server that is meant to be starting has ended.
+
+        Raises:
+            PortTakenError: another process was faster to take one of its ports.
+            LaunchError: with what the server said.
+        """
+        if not self.is_running():
+            said = self.complaints()
+            kind = PortTakenError if "already in use" in said else LaunchError
+            raise kind(f"the server ended while it started; it said:\n{said}")
 
     def stop(self) -> None:
         """Ask the server to end, kill what is left of its group after the grace, and tidy up. Safe to repeat."""
