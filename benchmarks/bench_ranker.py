@@ -1,4 +1,4 @@
-"""Micro-benchmarks of the ranker's two halves and of a whole request, eager and in this process."""
+"""Micro-benchmarks of the two served graphs, as modules, and of whole requests in this process."""
 
 from __future__ import annotations
 
@@ -7,30 +7,67 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.conftest import MakeRanker
+from benchmarks.in_process import EagerRanker
+from benchmarks.subject import Subject
+from serving.fuse import fuse
+from serving.split import Halves, split
+
+
+@pytest.fixture(scope="session")
+def halves(subject: Subject) -> Halves:
+    """Both graphs, with the reference first layer."""
+    return split(subject.loaded.model)
+
+
+@pytest.fixture(scope="session")
+def fused_halves(subject: Subject) -> Halves:
+    """Both graphs as they are exported."""
+    fused = split(subject.loaded.model)
+    assert fuse(fused.candidate)
+    return fused
+
+
+@torch.inference_mode()
+def _rank(ranker: EagerRanker, halves: Halves) -> torch.Tensor:
+    profile, candidates = ranker.inputs(0)
+    return halves.candidate(halves.profile(*profile), *candidates)
 
 
 @pytest.mark.parametrize("history", [20, 200])
-@torch.no_grad()
-def bench_profile_half(benchmark: BenchmarkFixture, make_ranker: MakeRanker, history: int) -> None:
-    """`encode_profile` of one request."""
-    ranker = make_ranker(history, 10)
-    profile = ranker.inputs(0).profile
-    state = benchmark(ranker.model.encode_profile, profile, ranker.item_vectors)
-    assert len(state.vector) == 1
+@torch.inference_mode()
+def bench_profile_graph(
+    benchmark: BenchmarkFixture, make_ranker: MakeRanker, halves: Halves, history: int
+) -> None:
+    """One request's tokens and features to its profile vector."""
+    vector = benchmark(halves.profile, *make_ranker(history, 10).inputs(0).profile)
+    assert len(vector) == 1
 
 
 @pytest.mark.parametrize("candidates", [50, 500])
-@torch.no_grad()
-def bench_candidate_half(benchmark: BenchmarkFixture, make_ranker: MakeRanker, candidates: int) -> None:
-    """`score` of one request's candidates."""
-    ranker = make_ranker(20, candidates)
-    profile, inputs = ranker.inputs(0)
-    state = ranker.model.encode_profile(profile, ranker.item_vectors)
-    logits = benchmark(ranker.model.score, state, inputs, ranker.item_vectors)
-    assert len(logits) == candidates
+@torch.inference_mode()
+def bench_candidate_graph(
+    benchmark: BenchmarkFixture, make_ranker: MakeRanker, halves: Halves, candidates: int
+) -> None:
+    """A profile vector and item rows to logits, with the reference first layer."""
+    profile, rows = make_ranker(20, candidates).inputs(0)
+    assert len(benchmark(halves.candidate, halves.profile(*profile), *rows)) == candidates
+
+
+@pytest.mark.parametrize("candidates", [50, 500])
+@torch.inference_mode()
+def bench_fused_candidate_graph(
+    benchmark: BenchmarkFixture, make_ranker: MakeRanker, fused_halves: Halves, candidates: int
+) -> None:
+    """A profile vector and item rows to logits, with the fused first layer."""
+    profile, rows = make_ranker(20, candidates).inputs(0)
+    assert len(benchmark(fused_halves.candidate, fused_halves.profile(*profile), *rows)) == candidates
 
 
 def bench_request(benchmark: BenchmarkFixture, make_ranker: MakeRanker) -> None:
-    """Raw values to logits: 200 history events, 500 candidates."""
-    logits = benchmark(make_ranker(200, 500).split, 0)
-    assert len(logits) == 500
+    """Raw values to logits by the training graph, cut: 200 history events, 500 candidates."""
+    assert len(benchmark(make_ranker(200, 500).split, 0)) == 500
+
+
+def bench_served_request(benchmark: BenchmarkFixture, make_ranker: MakeRanker, fused_halves: Halves) -> None:
+    """Raw values to logits by the graphs that are exported: 200 history events, 500 candidates."""
+    assert len(benchmark(_rank, make_ranker(200, 500), fused_halves)) == 500
