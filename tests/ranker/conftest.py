@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,3 +130,19 @@ def only_request():
         return CandidateInputs(candidates.item_rows[first:last], torch.tensor([0, last - first]))
 
     return cut
+
+
+@pytest.fixture(scope="session")
+def event_task_folder(synthetic_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic world without its logged requests, and with tasks whose labels come from events."""
+    folder = tmp_path_factory.mktemp("data") / "event-tasks"
+    folder.mkdir()
+    for name in ("events.parquet", "items.parquet", "profiles.parquet", "split.json"):
+        shutil.copy(synthetic_folder / name, folder / name)
+    schema, _, _ = (synthetic_folder / "schema.toml").read_text(encoding="utf-8").partition("[[task]]")
+    tasks = (
+        '[[task]]\nname = "watch"\nkind = "interaction"\n\n'
+        '[[task]]\nname = "like"\nkind = "threshold"\nfacet = "duration_minutes"\nat_least = 30\n'
+    )
+    (folder / "schema.toml").write_text(schema + tasks, encoding="utf-8")
+    return folder

@@ -1,0 +1,96 @@
+"""Losses: masks, sums and counts, and that a rank's share of labels doesn't change what is trained."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ranker.batches import BatchBuilder, rank_share
+from ranker.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
+from ranker.request_source import build_requests
+from ranker.requests import RequestConfig
+from ranker.schema import load_tasks
+from ranker.sharding import process_group
+
+
+@given(st.lists(st.tuples(st.floats(-8, 8), st.booleans(), st.booleans()), max_size=20))
+def test_task_losses_sum_over_labelled_candidates_alone(candidates) -> None:
+    rows = np.array(candidates, dtype=np.float64).reshape(-1, 3)
+    logits, labels, mask = (torch.from_numpy(rows[:, i : i + 1]) for i in range(3))
+    sums, counts = task_losses(logits, labels, mask.bool())
+    expected = sum(
+        math.log1p(math.exp(-x)) if y else math.log1p(math.exp(x)) for x, y, kept in candidates if kept
+    )
+    assert sums.item() == pytest.approx(expected, abs=1e-12)
+    assert counts.item() == sum(kept for _, _, kept in candidates)
+
+
+def test_a_candidate_without_a_label_gets_no_gradient() -> None:
+    logits = torch.tensor([[1.0, -1.0], [2.0, 0.5]], requires_grad=True)
+    mask = torch.tensor([[True, False], [True, True]])
+    task_losses(logits, torch.tensor([[1.0, 0.0], [0.0, 1.0]]), mask)[0].sum().backward()
+    assert logits.grad is not None
+    assert logits.grad[0, 1] == 0
+    assert (logits.grad[mask] != 0).all()
+
+
+def test_each_loss_is_divided_by_its_own_count_and_weighted() -> None:
+    sums = torch.tensor([6.0, 8.0, 10.0], requires_grad=True)
+    counts = torch.tensor([3.0, 2.0, 0.0], dtype=torch.float64)
+    weights = torch.tensor([1.0, 1.0, 0.5], dtype=torch.float64)
+    with process_group():
+        loss = global_loss(LossSums(sums, counts), weights)
+    assert loss.means.tolist() == [2.0, 4.0, 10.0]
+    assert loss.to_backpropagate.item() == pytest.approx(2.0 + 4.0 + 0.5 * 10.0)
+    loss.to_backpropagate.backward()
+    assert sums.grad is not None
+    torch.testing.assert_close(sums.grad, torch.tensor([1 / 3, 1 / 2, 0.5]))
+
+
+@given(st.integers(1, 50), st.integers(1, 6))
+def test_ranks_share_a_batch_out_evenly_and_whole(num_requests, world_size) -> None:
+    shares = [range(num_requests)[rank_share(num_requests, rank, world_size)] for rank in range(world_size)]
+    assert [request for share in shares for request in share] == list(range(num_requests))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+@pytest.fixture
+def requests(synthetic_dataset, synthetic_folder):
+    tasks = load_tasks(synthetic_folder / "schema.toml")
+    return build_requests(synthetic_dataset, tasks, "train", RequestConfig(per_profile=1))
+
+
+@pytest.mark.parametrize("tower", ["decoder", "pooled"])
+def test_the_shares_of_a_batch_add_up_to_it(make_assembly, synthetic_dataset, requests, tower) -> None:
+    assembly = make_assembly(tower)
+    builder = BatchBuilder(synthetic_dataset, assembly.features)
+    model = RankerWithLoss(assembly.model)
+
+    def losses(rows: np.ndarray) -> LossSums:
+        share = requests.take(rows)
+        return model(builder.inputs(share), builder.targets(share, tokens_per_request=4))
+
+    everything = np.arange(len(requests.profile))
+    whole = losses(everything)
+    halves = [losses(everything[:7]), losses(everything[7:])]
+    torch.testing.assert_close(whole.sums, halves[0].sums + halves[1].sums)
+    assert torch.equal(whole.counts, halves[0].counts + halves[1].counts)
+    assert whole.counts[0] == len(requests.candidate_id)
+    assert (whole.counts[2] > 0) == (tower == "decoder")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"next_item_weight": -1.0}, "next_item_weight is -1.0"),
+        ({"tokens_per_request": 0}, "tokens_per_request"),
+    ],
+)
+def test_settings_out_of_range_are_named(change, named) -> None:
+    with pytest.raises(ValueError, match=named):
+        LossConfig(**change)
