@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from foundation.manifest import file_hash
 
 SETTINGS = ["--requests-per-batch", "6", "--epochs", "20", "--hidden-widths", "32", "16", "--dot-width", "16"]
@@ -38,17 +36,16 @@ def run_to_the_end(words: list[str]) -> tuple[dict, str]:
     return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
-@pytest.mark.parametrize("tower", ["decoder", "pooled"])
 def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
-    synthetic_folder, release_folder, tmp_path, tower
+    synthetic_folder, release_folder, tmp_path
 ) -> None:
     folders = (synthetic_folder, release_folder)
-    expected, _ = run_to_the_end(command(*folders, tmp_path / "unbroken", "--tower", tower))
+    expected, _ = run_to_the_end(command(*folders, tmp_path / "unbroken"))
     killed = tmp_path / "killed"
     resumed_from = []
     for _ in range(2):
         process = subprocess.Popen(
-            command(*folders, killed, "--tower", tower, "--checkpoint-every", "7"),
+            command(*folders, killed, "--checkpoint-every", "7"),
             env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -60,7 +57,7 @@ def test_a_run_killed_at_random_moments_ends_in_the_same_weights(
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
         resumed_from.append(max(checkpoints(killed)))
-    found, said = run_to_the_end(command(*folders, killed, "--tower", tower))
+    found, said = run_to_the_end(command(*folders, killed))
     assert "going on after step" in said
     for name in ("ranker/model.safetensors", "test_requests.parquet"):
         assert file_hash(killed / name) == file_hash(tmp_path / "unbroken" / name), (
