@@ -201,6 +201,8 @@ def test_a_server_of_ones_own_brings_its_backends(tmp_path: Path):
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert environment["MARQUEE_INTRA_OP_THREADS"] == "3"
     assert environment["HOME"] == "/h"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert files.environment({"OMP_WAIT_POLICY": "ACTIVE"}, threads=3)["OMP_WAIT_POLICY"] == "ACTIVE"
 
 
 def test_threads_are_always_a_number():
