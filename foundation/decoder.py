@@ -27,7 +27,7 @@ class DecoderConfig:
     width: int = 64
     num_layers: int = 2
     num_heads: int = 2
-    dropout: float = 0.2
+    dropout: float = 0.1
 
     def __post_init__(self) -> None:
         for field in ("width", "num_layers", "num_heads"):

@@ -17,7 +17,7 @@ class OptimConfig:
         clip_norm: gradients are scaled down to this norm where they exceed it.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 0.0
     warmup_steps: int = 100
     clip_norm: float = 1.0

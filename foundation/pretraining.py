@@ -42,7 +42,7 @@ class PretrainConfig:
     data: Path
     out: Path
     seed: int = 0
-    epochs: int = 30
+    epochs: int = 8
     checkpoint_every: int = 100
     model: FoundationConfig = field(default_factory=FoundationConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -27,7 +27,7 @@ class BatchConfig:
         tokens_per_batch: packed tokens of a training step, to within one window.
     """
 
-    tokens_per_batch: int = 12_000
+    tokens_per_batch: int = 3_000
 
     def __post_init__(self) -> None:
         if self.tokens_per_batch < 1:
