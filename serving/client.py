@@ -23,7 +23,7 @@ from tritonclient.utils import InferenceServerException
 
 from serving.contract import MODEL, PARAMETER, Contract
 from serving.rank_request import RankRequest, wire_arrays
-from serving.raw_columns import Values
+from serving.raw_columns import Values, hash_string
 
 DEFAULT_TIMEOUT_S = 5.0
 
@@ -144,9 +144,10 @@ class Client:
         """
         inputs = []
         for spec in self.contract.inputs:
-            tensor = grpc.InferInput(spec.name, list(arrays[spec.name].shape), spec.dtype)
-            tensor.set_data_from_numpy(arrays[spec.name])
-            inputs.append(tensor)
+            if spec.name in arrays:  # the server names what is missing
+                tensor = grpc.InferInput(spec.name, list(arrays[spec.name].shape), spec.dtype)
+                tensor.set_data_from_numpy(arrays[spec.name])
+                inputs.append(tensor)
         try:
             result = self._connection.infer(
                 self._model, inputs, request_id=request_id, client_timeout=self.timeout_s
@@ -185,7 +186,9 @@ def main() -> None:
     parser.add_argument("--request", required=True, type=Path, help="JSON file with one request")
     parser.add_argument("--top", type=int, default=10, help="how many candidates to print (default: 10)")
     parser.add_argument("--task", help="task to rank by (default: the model's first)")
-    parser.add_argument("--titles", type=Path, help="JSON file: an object from item id to title")
+    parser.add_argument(
+        "--titles", type=Path, help="JSON file: an object from item id to title, such as titles.json"
+    )
     parser.add_argument(
         "--timeout-s", type=float, default=DEFAULT_TIMEOUT_S, help="seconds to wait for the answer"
     )
@@ -199,7 +202,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     for place, (item, score) in enumerate(best, start=1):
-        print(f"{place:3d}  {score:.4f}  {titles.get(str(item), item)}")
+        known_as = hash_string(item) if isinstance(item, str) else item
+        print(f"{place:3d}  {score:.4f}  {titles.get(str(known_as), item)}")
 
 
 if __name__ == "__main__":

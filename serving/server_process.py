@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,9 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from serving.server_files import LaunchError, ServerFiles, files_of_program, files_of_wheel
+from serving.server_guard import Guard, remove_leftovers
 
 LOOPBACK = "127.0.0.1"
-SHARED_MEMORY = Path("/dev/shm")
 POLL_S = 0.05
 _NO_COMPLAINT = re.compile(r"[IW]\d{4} |[|+]")
 
@@ -77,22 +76,13 @@ class ServerProcess:
         self._folder = Path(tempfile.mkdtemp(prefix="marquee-server-"))
         self._shared_memory = f"marquee_{uuid.uuid4().hex[:12]}_"
         self.log = self._folder / "server.log"
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(remove_leftovers, self._folder, self._shared_memory)
             files = files_of_program(tritonserver) if tritonserver else files_of_wheel(self._folder)
-            with self.log.open("wb") as log:
-                self._process = subprocess.Popen(
-                    self._command(files, repository.absolute(), ports),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=files.environment(os.environ, threads),
-                    # The Python backend looks for modules in its working folder first: an empty one.
-                    cwd=self._folder,
-                    start_new_session=True,
-                )
-        except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            raise
+            self._process = self._spawn(files, repository.absolute(), ports, threads)
+            undo.callback(os.killpg, self._process.pid, signal.SIGKILL)
+            self._guard = Guard(self._process.pid, self._folder, self._shared_memory)
+            undo.pop_all()
 
     @property
     def pid(self) -> int:
@@ -132,9 +122,8 @@ class ServerProcess:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        for leftover in SHARED_MEMORY.glob(f"{self._shared_memory}*"):
-            leftover.unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+            self._guard.dismiss()
+        remove_leftovers(self._folder, self._shared_memory)
 
     def _has_exited(self) -> bool:
         """Looks without reaping."""
@@ -142,6 +131,21 @@ class ServerProcess:
             return True
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, options) is not None
+
+    def _spawn(
+        self, files: ServerFiles, repository: Path, ports: Ports, threads: int
+    ) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                self._command(files, repository, ports),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=files.environment(os.environ, threads),
+                # The Python backend looks for modules in its working folder first: one without any.
+                cwd=self._folder,
+                start_new_session=True,
+            )
 
     def _command(self, files: ServerFiles, repository: Path, ports: Ports) -> list[str]:
         command = [str(files.program), f"--model-repository={repository}"]

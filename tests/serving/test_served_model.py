@@ -157,11 +157,17 @@ def test_a_wrong_type_is_refused_by_the_server_itself(
         tensor = grpc.InferInput(spec.name, list(values.shape), datatype if spec.name == name else spec.dtype)
         tensor.set_data_from_numpy(values)
         inputs.append(tensor)
-    with grpc.InferenceServerClient(server.grpc_url) as plain:
+    with grpc.InferenceServerClient(server.grpc_url) as plain:  # noqa: SIM117
         with pytest.raises(grpc.InferenceServerException, match=message):
             plain.infer("marquee", inputs)
-        with pytest.raises(grpc.InferenceServerException, match=inputs[3].name()):
-            plain.infer("marquee", inputs[:3])
+    client.infer(arrays)
+
+
+def test_a_missing_input_is_named_by_the_server(client: Client, arrays: Arrays):
+    missing = {name: values for name, values in arrays.items() if name != "request.timestamp"}
+    with pytest.raises(RankError, match=r"missing required input\(s\) \['request\.timestamp'\]") as caught:
+        client.infer(missing)
+    assert caught.value.status == "INVALID_ARGUMENT"
     client.infer(arrays)
 
 

@@ -119,6 +119,26 @@ def test_the_command_serves_until_a_signal(repository: Path, tmp_path: Path, num
     assert not ready.exists()
 
 
+def test_a_killed_launcher_leaves_no_server(repository: Path):
+    regions_before = regions()
+    code = (
+        "import sys, time; from pathlib import Path; from serving.server import launch\n"
+        "with launch(Path(sys.argv[1]), threads=1) as server: print(server.pid, flush=True); time.sleep(600)"
+    )
+    launcher = subprocess.Popen([sys.executable, "-c", code, repository], stdout=subprocess.PIPE, text=True)
+    assert launcher.stdout is not None
+    group = int(launcher.stdout.readline())
+    assert processes_of(group)
+    assert regions() - regions_before
+    launcher.kill()
+    launcher.communicate()
+    deadline = time.monotonic() + 10
+    while (processes_of(group) or regions() - regions_before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes_of(group) == []
+    assert regions() <= regions_before
+
+
 def test_a_wrong_answer_is_a_problem(server: Server, model_folder: Path, tmp_path: Path):
     """Launching raises what the probe reports; here the expected answer is a little off."""
     folder = tmp_path / "marquee" / "1"
