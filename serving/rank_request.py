@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.contract import Contract, Field
-from serving.raw_columns import Values, column
+from serving.raw_columns import Values, column, timestamps
 
 _ID = Field("id")
 
@@ -98,7 +98,7 @@ def _request_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArr
     candidates = column("candidates", _ID, request.candidates)
     return {
         **_history_arrays(contract, request),
-        "request.timestamp": column("timestamp", _ID, [request.timestamp]),
+        "request.timestamp": timestamps("timestamp", [request.timestamp]),
         **_single_values("request", "context", contract.context, request.context),
         **_single_values("profile", "profile", contract.profile, request.profile),
         "candidate_lengths": np.array([len(candidates)]),
@@ -124,10 +124,10 @@ def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArr
     start = window_start(request.num_events_before + num_events, limits.window, limits.block)
     cut = max(0, start - request.num_events_before)
 
-    def kept(name: str, spec: Field, values: Values) -> NDArray:
+    def kept(name: str, values: Values) -> Values:
         if len(values) != num_events:
             raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")
-        return column(f"history.{name}", spec, values[cut:])
+        return values[cut:]
 
     names = [facet.name for facet in contract.facets]
     _check_names("history.facets", history.facets, names)
@@ -137,10 +137,12 @@ def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArr
     return {
         "history_lengths": np.array([num_events - cut]),
         "num_events_before": np.array([request.num_events_before + cut]),
-        "history.item_id": kept("item_id", _ID, history.item_id),
-        "history.timestamp": kept("timestamp", _ID, history.timestamp),
+        "history.item_id": column("history.item_id", _ID, kept("item_id", history.item_id)),
+        "history.timestamp": timestamps("history.timestamp", kept("timestamp", history.timestamp)),
         **{
-            f"history.{facet.name}": kept(facet.name, facet, history.facets.get(facet.name, ()))
+            f"history.{facet.name}": column(
+                f"history.{facet.name}", facet, kept(facet.name, history.facets.get(facet.name, ()))
+            )
             for facet in contract.facets
         },
     }

@@ -41,6 +41,18 @@ def column(where: str, field: Field, values: Values) -> NDArray:
     return _numbers(where, values) if field.dtype == "FP32" else _ids(where, values)
 
 
+def timestamps(where: str, values: Values) -> NDArray[np.int64]:
+    """Wire values of unix seconds, int64 `[n]`.
+
+    Raises:
+        ValueError: a value is no integer; unlike an id it can't be a string or missing.
+    """
+    array = np.asarray(_sequence(where, values))
+    if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
+        raise ValueError(f"{where} is {values!r}; it must be whole unix seconds")
+    return array.astype(np.int64)
+
+
 def _ids(where: str, values: Values) -> NDArray[np.int64]:
     array = np.asarray(values)
     if array.ndim == 1 and array.dtype.kind in "ib":
