@@ -24,7 +24,14 @@ _PACKAGES = (
     "triton",
     "numpy",
 )
-_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MARQUEE_CPU_CAPABILITY")
+_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+    "MKL_NUM_THREADS",
+    "ATEN_CPU_CAPABILITY",
+    "MARQUEE_CPU_CAPABILITY",
+)
 _CPU_INFO = Path("/proc/cpuinfo")
 _ROOT = Path(__file__).resolve().parents[1]
 
