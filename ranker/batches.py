@@ -18,6 +18,8 @@ from ranker.losses import Targets
 from ranker.model import RankerInputs
 from ranker.requests import Requests
 
+BATCHES_PER_WINDOW = 8
+
 
 class BatchBuilder:
     """Turns requests into model inputs; all events and profiles are looked up at construction, once.
@@ -82,6 +84,27 @@ class BatchBuilder:
         return first + window_start(requests.history_end - first, window.window, window.block)
 
 
-def rank_share(num_requests: int, rank: int, world_size: int) -> slice:
-    """Which requests of a global batch a rank takes: consecutive ones, as many as others up to one."""
-    return slice(num_requests * rank // world_size, num_requests * (rank + 1) // world_size)
+def batch_order(
+    lengths: NDArray[np.int64], requests_per_batch: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Rows of requests in the order of an epoch's whole batches, `[batches * requests_per_batch]`.
+
+    Requests are shuffled, sorted by length within windows of some batches, cut into batches, and these shuffled
+    within their window: what is batched together has like lengths (little padding), and is still random.
+
+    Args:
+        lengths: `[B]` events of each request's history.
+        requests_per_batch: at most B; what is left over makes no batch.
+        rng: of both shuffles.
+    """
+    num_batches = len(lengths) // requests_per_batch
+    shuffled = rng.permutation(len(lengths))[: num_batches * requests_per_batch]
+    window = np.arange(len(shuffled)) // (BATCHES_PER_WINDOW * requests_per_batch)
+    batches = shuffled[np.lexsort((lengths[shuffled], window))].reshape(num_batches, requests_per_batch)
+    window = np.arange(num_batches) // BATCHES_PER_WINDOW
+    return batches[np.lexsort((rng.random(num_batches), window))].flatten()
+
+
+def rank_share(rank: int, world_size: int) -> slice:
+    """Which requests of a batch a rank takes: every one in `world_size`, so that all get like lengths."""
+    return slice(rank, None, world_size)

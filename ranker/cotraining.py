@@ -20,7 +20,7 @@ from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.release import Release
 from ranker.assembly import assemble_ranker
-from ranker.batches import BatchBuilder, rank_share
+from ranker.batches import BatchBuilder, batch_order, rank_share
 from ranker.evaluation import Evaluation, evaluate
 from ranker.losses import LossConfig
 from ranker.model import Ranker, RankerConfig
@@ -84,7 +84,7 @@ class Cotraining:
         self.dataset = dataset
         self.tasks = load_tasks(dataset.folder / "schema.toml")
         self._source = RequestSource(dataset, self.tasks)
-        per_epoch = len(self.epoch_requests(0).profile)
+        per_epoch = len(self._draw(0).profile)
         if per_epoch < max(1, dist.get_world_size()):
             raise DataError(
                 f"{dataset.folder}: has {per_epoch} training requests behind the cut; co-training needs at least"
@@ -110,11 +110,11 @@ class Cotraining:
         return self.steps_per_epoch * self.config.epochs
 
     def epoch_requests(self, epoch: int) -> Requests:
-        """The requests of `epoch` (from 0), shuffled; a pure function of data, settings and epoch."""
+        """The requests of `epoch` (from 0), batch by batch; a pure function of data, settings and epoch."""
         seed = self.config.seed
-        requests = self._source.build("train", self.config.requests, (seed, epoch))
-        order = np.random.default_rng((seed, epoch, 1)).permutation(len(requests.profile))
-        return requests.take(order)
+        requests = self._draw(epoch)
+        rng = np.random.default_rng((seed, epoch, 1))
+        return requests.take(batch_order(self.builder.history_lengths(requests), self.batch_size, rng))
 
     def batch(self, requests: Requests, nth: int) -> Requests:
         """The `nth` batch of an epoch's requests, of all ranks together."""
@@ -122,7 +122,7 @@ class Cotraining:
 
     def train_on(self, step: int, batch: Requests) -> torch.Tensor:
         """Optimizer step `step` on this rank's share of a batch; mean losses `[N + 1]` over all ranks."""
-        share = rank_share(len(batch.profile), dist.get_rank(), dist.get_world_size())
+        share = rank_share(dist.get_rank(), dist.get_world_size())
         mine = batch.take(np.arange(len(batch.profile))[share])
         targets = self.builder.targets(mine, self.config.loss.tokens_per_request)
         return self.trainer.step(step, self.builder.inputs(mine), targets)
@@ -166,6 +166,9 @@ class Cotraining:
             "requests_per_s": requests / seconds,
             "candidates_per_s": candidates / seconds,
         }
+
+    def _draw(self, epoch: int) -> Requests:
+        return self._source.build("train", self.config.requests, (self.config.seed, epoch))
 
     @property
     def _checkpoints(self) -> Path:
