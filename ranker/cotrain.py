@@ -75,7 +75,7 @@ def _train(run: Cotraining) -> None:
         report = None
         if dist.get_rank() == 0:
             report = Report(run, done, stack)
-        for epoch in range(done // run.steps_per_epoch, config.epochs):
+        for epoch in range(done // run.steps_per_epoch, config.num_epochs):
             requests = run.epoch_requests(epoch)
             first = epoch * run.steps_per_epoch
             for step in range(max(done, first), first + run.steps_per_epoch):
@@ -103,7 +103,7 @@ class Report:
         self.losses = [*(task.name for task in run.tasks), "next_item"]
         self.validation = run.held_out("validation", VALIDATION_REQUESTS_PER_PROFILE)
         self.progress.say(
-            f"{run.config.ranker.tower} tower · {run.config.epochs} epochs · {run.num_steps:,} steps of "
+            f"{run.config.ranker.tower} tower · {run.config.num_epochs} epochs · {run.num_steps:,} steps of "
             f"{run.batch_size} requests · {dist.get_world_size()} processes · {torch.get_num_threads()} threads"
             + (f" · going on after step {done:,}" if done else "")
         )
@@ -130,7 +130,9 @@ class Report:
             for name, value in metrics.items():
                 self.curves.add_scalar(f"validation/{task}_{name}", value, step)
             figures.append(f"{task} auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f}")
-        self.progress.say(f"epoch {epoch + 1}/{self.run.config.epochs} · validation {' · '.join(figures)}")
+        self.progress.say(
+            f"epoch {epoch + 1}/{self.run.config.num_epochs} · validation {' · '.join(figures)}"
+        )
 
 
 def _finish(run: Cotraining, release: Manifest) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def _finish(run: Cotraining, release: Manifest) -> dict[str, Any]:
         **_without_nan(evaluation.metrics[first_task]),
         "tasks": {task: _without_nan(metrics) for task, metrics in evaluation.metrics.items()},
         "steps": run.num_steps,
-        "epochs": config.epochs,
+        "epochs": config.num_epochs,
         **run.throughput(),
         "processes": dist.get_world_size(),
         "threads": torch.get_num_threads(),

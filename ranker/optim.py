@@ -33,9 +33,9 @@ class RankerOptimConfig:
         clip_norm: dense gradients are scaled down to this norm where they exceed it.
     """
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     decoder_share: float = 0.1
-    sparse_learning_rate: float = 0.02
+    sparse_learning_rate: float = 0.05
     weight_decay: float = 0.0
     warmup_steps: int = 50
     clip_norm: float = 1.0

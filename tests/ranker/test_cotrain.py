@@ -103,10 +103,8 @@ def test_a_finished_run_does_nothing_but_say_so(config, capsys) -> None:
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("tower", ["decoder", "pooled"])
 def test_learns_what_it_is_shown(config, tower) -> None:
-    config = replace(
-        with_tower(config, tower), epochs=4, optim=RankerOptimConfig(learning_rate=5e-3, warmup_steps=5)
-    )
-    losses = steps(start(config), 40)
+    optim = RankerOptimConfig(learning_rate=1e-2, sparse_learning_rate=0.1, warmup_steps=5)
+    losses = steps(start(replace(with_tower(config, tower), epochs=6, optim=optim)), 60)
     assert losses[-1][0] < 0.6 * losses[0][0]
     assert losses[-1][1] < 0.6 * losses[0][1]
 
