@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -18,9 +19,12 @@ class DownloadError(DataError):
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Runs a command; a `DataError` becomes its one line on stderr and exit status 2."""
+    """Runs a command; a `DataError` becomes one line on stderr and exit status 2, Ctrl-C one line and 130."""
     try:
         main()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
