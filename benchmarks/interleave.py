@@ -79,6 +79,28 @@ def _tensor(logits: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(logits.copy())
 
 
+def spread_blocks(sizes: Sequence[int], num_blocks: int) -> list[list[int]]:
+    """Blocks of request numbers whose first requests are spread evenly over the requests' sizes.
+
+    A variant too slow for all of a block takes its first requests alone: so they stand for all, and its median is that
+    of requests of middling size.
+
+    Args:
+        sizes: of each request, in whatever makes one dearer than another.
+        num_blocks: at most as many as there are requests.
+
+    Returns:
+        `num_blocks` blocks; every request is in one of them.
+    """
+    by_size = np.argsort(sizes, kind="stable")
+    first = by_size[(2 * np.arange(num_blocks) + 1) * len(sizes) // (2 * num_blocks)]
+    others = np.setdiff1d(np.arange(len(sizes)), first)
+    return [
+        [int(leader), *map(int, rest)]
+        for leader, rest in zip(first, np.array_split(others, num_blocks), strict=True)
+    ]
+
+
 def time_blocks(
     variants: Sequence[Variant],
     blocks: Sequence[Sequence[int]],

@@ -25,7 +25,7 @@ import tyro
 from benchmarks.ceiling import measure_machine
 from benchmarks.environment import stamp
 from benchmarks.in_process import EagerRanker, ExportedRanker
-from benchmarks.interleave import Timings, Variant, time_blocks, verify
+from benchmarks.interleave import Timings, Variant, spread_blocks, time_blocks, verify
 from benchmarks.open_loop import arrivals, run_open_loop
 from benchmarks.percentiles import ratio_of_medians, summarise
 from benchmarks.ranking_calls import rank_request
@@ -123,7 +123,8 @@ def measure(config: LatencyConfig, say: Stations) -> dict[str, Any]:
         url = stack.enter_context(_server(config, repository, say)) if config.serve else None
         if url is not None:
             variants.append(Variant("served", stack.enter_context(_served(url, workload)), SERVED_TOLERANCE))
-        timings = _time(config, variants, say)
+        sizes = [rows.stop - rows.start for rows in map(workload.history_rows, range(len(workload)))]
+        timings = _time(config, variants, spread_blocks(sizes, config.blocks), say)
         report = {
             "benchmark": "latency",
             "weights": subject.weights,
@@ -173,13 +174,11 @@ def _served(url: str, workload: Workload) -> Iterator[Any]:
         yield lambda number: client.rank(requests[number]).logits
 
 
-def _time(config: LatencyConfig, variants: list[Variant], say: Stations) -> Timings:
+def _time(config: LatencyConfig, variants: list[Variant], blocks: list[list[int]], say: Stations) -> Timings:
     say.say(f"checking parity on {config.verify} requests")
     timings = verify(variants[0], variants[1:], range(config.verify))
     for name, reason in timings.refused.items():
         say.say(f"{name}: {reason}")
-    per_block = config.requests // config.blocks
-    blocks = [range(block * per_block, (block + 1) * per_block) for block in range(config.blocks)]
     time_blocks(variants, blocks, timings, lambda block: say.say(f"block {block + 1}/{config.blocks}"))
     return timings
 

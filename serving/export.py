@@ -14,6 +14,7 @@ from dataclasses import asdict
 import tyro
 
 from foundation.errors import run_command
+from ranker.library_notices import library_notices_off
 from serving.parity import ParityError
 from serving.repository import ExportConfig, export_repository
 
@@ -21,7 +22,8 @@ from serving.repository import ExportConfig, export_repository
 def main(config: ExportConfig) -> None:
     """Export, and print one JSON document."""
     try:
-        parity = export_repository(config)
+        with library_notices_off():
+            parity = export_repository(config)
     except ParityError as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         raise SystemExit(1) from None

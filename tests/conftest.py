@@ -62,7 +62,9 @@ def ranker_folder(
         torch.manual_seed(0)
         num_feature_rows = num_item_feature_rows(schema, vocabularies)
         foundation = FoundationModel(sizes, tokenizer.num_facet_rows, num_feature_rows, items)
-        save_release(folder / f"{tower}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {})
+        save_release(
+            folder / f"{tower}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {}
+        )
         release = load_release(folder / f"{tower}_release")
         config = RankerConfig(tower, 4, 8, recent_items=5, interaction=InteractionConfig(3, 20, (24, 12)))
         assembly = assemble_ranker(config, synthetic_dataset, release, [task.name for task in tasks])

@@ -161,7 +161,9 @@ def test_a_score_depends_on_its_request_and_candidate_alone(decoder: Cut):
     together = decoder.exported(decoder.arrays(requests))
     alone = torch.cat([decoder.exported(decoder.arrays([request])) for request in requests])
     assert difference(together, alone) <= TOLERANCE
-    backwards = [RankRequest(**{**vars(request), "candidates": request.candidates[::-1]}) for request in requests]
+    backwards = [
+        RankRequest(**{**vars(request), "candidates": request.candidates[::-1]}) for request in requests
+    ]
     reverse = decoder.exported(decoder.arrays(backwards))
     assert difference(together[:6], reverse[:6].flip(0)) <= TOLERANCE
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.interleave import Variant, time_blocks, verify
+from benchmarks.interleave import Variant, spread_blocks, time_blocks, verify
 
 LOGITS = np.array([[4.0, -8.0]], dtype=np.float32)
 
@@ -72,3 +72,15 @@ def test_a_costly_variant_can_run_fewer_requests_of_each_block() -> None:
     time_blocks([costly], [[0, 1, 2], [3, 4, 5]], timings)
     assert timings.latency("costly").count == 2
     assert log[-2:] == [("costly", 0), ("costly", 3)]
+
+
+def test_first_requests_of_blocks_are_spread_over_the_sizes() -> None:
+    sizes = [70, 10, 90, 30, 50, 20, 100, 40, 80, 60]
+    blocks = spread_blocks(sizes, 5)
+    assert [sizes[block[0]] for block in blocks] == [20, 40, 60, 80, 100]
+    assert sorted(number for block in blocks for number in block) == list(range(10))
+    assert {len(block) for block in blocks} == {2}
+
+
+def test_as_many_blocks_as_requests_are_one_each() -> None:
+    assert spread_blocks([3, 1, 2], 3) == [[1], [2], [0]]
