@@ -26,7 +26,7 @@ from ranker.losses import LossConfig
 from ranker.model import Ranker, RankerConfig, TowerKind
 from ranker.optim import RankerOptimConfig
 from ranker.request_source import RequestSource
-from ranker.requests import RequestConfig, Requests
+from ranker.requests import RequestConfig, Requests, hide_candidates
 from ranker.schema import load_tasks
 from ranker.trainer import RankerTrainer
 
@@ -46,6 +46,7 @@ class CotrainConfig:
             the decoder, 20 without, whose steps cost a tenth and which learns all it knows from requests.
         requests_per_batch: requests of an optimizer step, over all ranks.
         dropout: of the decoder; None keeps the release's.
+        hidden_candidates: share of candidates that are made unknown in training, see `hide_candidates`.
         checkpoint_every: optimizer steps between checkpoints; the newest two are kept.
     """
 
@@ -56,6 +57,7 @@ class CotrainConfig:
     epochs: int | None = None
     requests_per_batch: int = 64
     dropout: float | None = None
+    hidden_candidates: float = 0.01
     checkpoint_every: int = 100
     ranker: RankerConfig = field(default_factory=RankerConfig)
     requests: RequestConfig = field(default_factory=lambda: RequestConfig(per_profile=1))
@@ -70,6 +72,8 @@ class CotrainConfig:
                 raise ValueError(f"{field_name} is {getattr(self, name)}; it must be at least {smallest}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
+        if not 0 <= self.hidden_candidates < 1:
+            raise ValueError(f"hidden_candidates is {self.hidden_candidates}; it must be in [0, 1)")
 
     @property
     def num_epochs(self) -> int:
@@ -132,6 +136,9 @@ class Cotraining:
 
     def train_on(self, step: int, batch: Requests) -> torch.Tensor:
         """Optimizer step `step` on this rank's share of a batch; mean losses `[N + 1]` over all ranks."""
+        # Of the whole batch, so that any number of ranks hides the same.
+        rng = np.random.default_rng((self.config.seed, step, 2))
+        batch = hide_candidates(batch, self.config.hidden_candidates, rng)
         share = rank_share(dist.get_rank(), dist.get_world_size())
         mine = batch.take(np.arange(len(batch.profile))[share])
         targets = self.builder.targets(mine, self.config.loss.tokens_per_request)

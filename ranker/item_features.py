@@ -15,7 +15,7 @@ from torch import Tensor
 from foundation.dataset import Dataset
 from foundation.schema import Feature, Schema
 from foundation.split import training_mask
-from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, Vocabularies
+from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, OUT_OF_VOCABULARY, Vocabularies
 from ranker.columns import SparseField
 
 ITEM_ID = "item_id"
@@ -51,9 +51,12 @@ def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFea
         if feature.kind == "numeric":
             dense.append(standardised(raw))
     special = ((FIRST_KNOWN, 0), (0, 0))
+    columns = np.pad(np.concatenate(sparse, axis=1), special, constant_values=-1)
+    # An unknown item has an id embedding to learn and no other feature.
+    columns[OUT_OF_VOCABULARY, 0] = OUT_OF_VOCABULARY
     return ItemFeatures(
         item_fields(dataset.schema, vocabularies),
-        torch.from_numpy(np.pad(np.concatenate(sparse, axis=1), special, constant_values=-1)),
+        torch.from_numpy(columns),
         torch.from_numpy(np.pad(np.stack(dense, axis=1), special)),
     )
 

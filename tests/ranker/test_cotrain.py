@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -18,6 +19,7 @@ from foundation.dataset import load_dataset
 from foundation.errors import DataError
 from foundation.release import load_release
 from foundation.split import draw_split
+from foundation.vocabulary import OUT_OF_VOCABULARY
 from ranker.artifact import load_ranker
 from ranker.cotrain import cotrain
 from ranker.cotraining import CotrainConfig, Cotraining
@@ -26,7 +28,7 @@ from ranker.interaction import InteractionConfig
 from ranker.losses import LossConfig
 from ranker.model import RankerConfig
 from ranker.optim import RankerOptimConfig
-from ranker.requests import RequestConfig
+from ranker.requests import RequestConfig, hide_candidates
 from ranker.sharding import process_group
 
 
@@ -134,7 +136,7 @@ def test_the_decoder_learns_at_its_share_of_the_rate(config) -> None:
 
 @pytest.mark.usefixtures("group")
 def test_a_step_updates_the_table_rows_that_were_looked_up_and_no_other(config) -> None:
-    run = start(config)
+    run = start(replace(config, hidden_candidates=0.0))
     name = "candidate_tower.sparse.bags.embedding_bags.item_id_table.weight"
     before = run.whole.state_dict()[name].clone()
     batch = run.batch(run.epoch_requests(0), 0)
@@ -142,6 +144,22 @@ def test_a_step_updates_the_table_rows_that_were_looked_up_and_no_other(config) 
     assert run.gather()
     changed = (run.whole.state_dict()[name] != before).any(dim=1).nonzero().squeeze(1).tolist()
     assert set(changed) == set(run.features.candidate_rows(batch.candidate_id).tolist())
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("tower", ["decoder", "pooled"])
+def test_an_unknown_candidate_is_scored_like_some_title(config, tower) -> None:
+    optim = RankerOptimConfig(learning_rate=1e-2, sparse_learning_rate=0.1, warmup_steps=5)
+    run = start(replace(with_tower(config, tower), epochs=8, optim=optim, hidden_candidates=0.1))
+    steps(run, 80)
+    assert run.gather()
+    batch = run.batch(run.epoch_requests(0), 0)
+    inputs = run.builder.inputs(hide_candidates(batch, 1.0, np.random.default_rng(0)))
+    assert (inputs.candidates.item_rows == OUT_OF_VOCABULARY).all()
+    with torch.no_grad():
+        probability = run.whole.eval()(inputs)[:, 0].sigmoid().mean().item()
+    # Without hidden candidates in training this is 0.73 and 0.88, above most positives.
+    assert probability == pytest.approx(batch.labels[:, 0].mean(), abs=0.2)
 
 
 @pytest.mark.usefixtures("group")

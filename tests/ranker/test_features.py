@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.raw_values import NO_NUMBER, NO_VALUE
-from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY
+from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START
 from ranker.columns import SparseField
 from ranker.feature_files import load_features, save_features
 from ranker.features import ProfileInputs, TokenizedHistories
@@ -227,7 +227,9 @@ def test_item_features_are_neutral_for_unknown_items_and_count_training_events_o
 ) -> None:
     assembly = make_assembly("decoder")
     tower = assembly.model.candidate_tower
-    assert (tower.item_sparse[:FIRST_KNOWN] == -1).all()
+    assert tower.item_sparse[OUT_OF_VOCABULARY, 0] == OUT_OF_VOCABULARY
+    assert (tower.item_sparse[:FIRST_KNOWN, 1:] == -1).all()
+    assert tower.item_sparse[START, 0] == -1
     assert (tower.item_dense[:FIRST_KNOWN] == 0).all()
     counts = training_counts(synthetic_dataset, assembly.features.tokenizer.vocabularies)
     events, split = synthetic_dataset.events, synthetic_dataset.split
