@@ -14,16 +14,14 @@ import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Literal, NoReturn
 
 import tyro
 
 from benchmarks.demo_report import Document, Findings, assemble
 from benchmarks.stations import StationFailed, Stations
+from foundation.errors import DownloadError
 from foundation.home import home
-from ranker.artifact import read_manifest
-from serving.contract import MODEL
-from serving.model_folder import MANIFEST, VERSION
 
 World = Literal["movielens", "synthetic", "tiny"]
 TASK = "watch"
@@ -121,9 +119,9 @@ class Demo:
         world = self.config.world
         try:
             return world, self._source(world)
-        except StationFailed:
-            # A folder that is there is the user's, and what is wrong with it was said; no other data will do.
-            if world != "movielens" or _data_folder(world).exists():
+        except StationFailed as failure:
+            # Whatever else is wrong was said, and no other data will do.
+            if failure.status != DownloadError.exit_status:
                 raise
         self.stations.say(
             "MovieLens-1M is not cached and could not be fetched: using the synthetic world instead"
@@ -135,12 +133,8 @@ class Demo:
         return self.stations.run("data", module, *arguments, "--out", _data_folder(world))
 
     def _export(self, ranker: Path, repository: Path, data: Path) -> None:
-        """Write the repository, unless it holds this very ranker already."""
-        if repository.exists():
-            if _exported_from(repository) == read_manifest(ranker).version:
-                self.stations.say(f"\n== export: {repository} holds this ranker already")
-                return
-            shutil.rmtree(repository)
+        """Write the repository anew: it holds code as well as the ranker, and takes seconds."""
+        shutil.rmtree(repository, ignore_errors=True)
         self.stations.run("export", "serving.export", "--ranker", ranker, "--out", repository, "--data", data)
 
     def _time(self, ranker: Path, repository: Path, data: Path) -> Document:
@@ -170,15 +164,6 @@ class Demo:
 def _data_folder(world: World) -> Path:
     names = {"movielens": "movielens-1m", "synthetic": "synthetic-demo", "tiny": "synthetic-tiny"}
     return home() / "data" / names[world]
-
-
-def _exported_from(repository: Path) -> str | None:
-    """Version of the ranker that a repository holds; None where it says nothing."""
-    path = repository / MODEL / VERSION / MANIFEST
-    if not path.is_file():
-        return None
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest.get("ranker")
 
 
 def _terminated(*_: object) -> NoReturn:

@@ -62,6 +62,7 @@ def assemble(found: Findings, task: str) -> Document:
             "split_p50_ms": latency["latency"]["split"]["p50_ms"],
             "unsplit_p50_ms": latency["latency"]["unsplit"]["p50_ms"],
             "exported_p50_ms": latency["latency"]["exported"]["p50_ms"],
+            "unsplit_vs_split": latency["slower_than_split"]["unsplit"],
             "unsplit_requests": latency["latency"]["unsplit"]["count"],
             "candidates": latency["settings"]["candidates"],
             "threads": latency["environment"]["threads"],

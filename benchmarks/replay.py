@@ -127,7 +127,7 @@ def _one_profile(workload: Workload, served: Served, tasks: tuple[str, ...], top
     for place, index in enumerate(np.argsort(-logits, kind="stable")[:top].tolist(), start=1):
         item = int(candidates[index])
         score = 1 / (1 + np.exp(-float(logits[index])))
-        lines.append(f"{place:4d}  {score:.3f} {'*' if item in later else ' '} {titles[item]}")
+        lines.append(f"{place:4d}  {score:.3f} {'*' if item in later else ' '} {titles.get(item, str(item))}")
     return lines
 
 

