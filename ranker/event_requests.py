@@ -1,17 +1,18 @@
 """Requests from events, where no impressions were logged.
 
 A request is a point of a profile's history behind the cut (the last 20 % of its events), at the time of its
-first positive. Positives are the items of the next few events; the other candidates are sampled among the
-items that the profile has neither met before nor among these positives, half of them uniform, half by
-popularity. History is everything before the point. Training requests come from training profiles, the others
-from held-out ones, so that no decoder has seen a label that a ranker is trained or tested on.
+first positive. Positives are the next few items of the catalogue that the profile meets for the first time;
+the other candidates are sampled among the items of the catalogue that it has neither met before nor among
+these positives, half of them uniform, half by popularity. So every candidate is known and new to the profile:
+neither tells a positive from a sampled one. A point that no new item follows makes no request. History is
+everything before the point, items met again and unknown ones included. Training requests come from training
+profiles, the others from held-out ones, so that no decoder has seen a label that a ranker is trained or
+tested on.
 
 Shapes: B requests, C candidates over the batch, N tasks.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,23 +39,27 @@ class EventRequests:
         self.tasks = tasks
         self._roles = profile_roles(dataset)
         self._sampler = NegativeSampler(dataset)
+        # Event rows where a profile meets an item of the catalogue for the first time: only they are positives.
+        self._new = self._sampler.first_meetings
+        self._new_offsets = np.searchsorted(self._new, dataset.offsets)
 
     def build(self, which: Which, config: RequestConfig, seed: Seed) -> Requests:
         """Requests of the training, validation or test profiles; equal arguments give equal requests.
 
-        Points of a profile lie `positives` events apart, from the cut on. For training they are moved along
+        Points of a profile lie `positives` new items apart, from the cut on. For training they are moved along
         together at random, so that another seed brings other points, and as many.
         """
         rng = np.random.default_rng(seed)
-        profile, start = self._points(which, config, rng)
-        stop = np.minimum(start + config.positives, self.dataset.offsets[profile + 1])
-        events = _distinct_items(self.dataset, start, stop)
-        num_positives = np.diff(events.offsets)
+        profile, point = self._points(which, config, rng)
+        end = np.minimum(point + config.positives, self._new_offsets[profile + 1])
+        start, stop = self._new[point], self._new[end - 1] + 1
+        positives = span_rows(point, end)
+        rows, num_positives = self._new[positives.rows], positives.lengths
         wanted = np.full(len(profile), config.negatives)
         if config.candidates is not None:
             wanted = config.candidates - num_positives
         sampled, num_sampled = self._sampler.sample(profile, stop, wanted, rng)
-        labels, mask = event_labels(self.dataset, self.tasks, events.rows)
+        labels, mask = event_labels(self.dataset, self.tasks, rows)
         # Where each candidate of the requests, shuffled within its request, lies in [positives ; sampled].
         request = np.concatenate(
             (
@@ -76,7 +81,7 @@ class EventRequests:
             },
             candidate_offsets=np.concatenate(([0], np.cumsum(num_positives + num_sampled))),
             candidate_id=np.concatenate(
-                (self.dataset.events.item_id[events.rows], self.dataset.catalogue.item_id[sampled])
+                (self.dataset.events.item_id[rows], self.dataset.catalogue.item_id[sampled])
             )[order],
             labels=np.concatenate((labels, sampled_labels))[order],
             mask=np.concatenate((mask, sampled_mask))[order],
@@ -85,11 +90,12 @@ class EventRequests:
     def _points(
         self, which: Which, config: RequestConfig, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Rows of profiles and of the events that requests are made at, `[B]` each, profile by profile."""
+        """Rows of profiles and places in `_new` that requests are made at, `[B]` each, profile by profile."""
         offsets = self.dataset.offsets
-        num_events = np.diff(offsets)
         chosen = np.flatnonzero(self._roles == ROLE_OF[which])
-        behind = num_events[chosen] - training_cut(num_events[chosen])
+        cut = offsets[chosen] + training_cut(np.diff(offsets)[chosen])
+        first = np.searchsorted(self._new, cut)
+        behind = self._new_offsets[chosen + 1] - first
         num_points = -(-behind // config.positives)
         phase = np.zeros(len(chosen), dtype=np.int64)
         if which == "train":
@@ -97,12 +103,11 @@ class EventRequests:
             phase = rng.integers(behind - config.positives * (num_points - 1))
         nth = span_rows(np.zeros_like(num_points), num_points).rows
         which_profile = np.repeat(np.arange(len(chosen)), num_points)
-        first = offsets[chosen] + training_cut(num_events[chosen]) + phase
-        start = first[which_profile] + config.positives * nth
+        point = (first + phase)[which_profile] + config.positives * nth
         if config.per_profile:
             kept = at_most(config.per_profile, which_profile, rng)
-            which_profile, start = which_profile[kept], start[kept]
-        return chosen[which_profile], start
+            which_profile, point = which_profile[kept], point[kept]
+        return chosen[which_profile], point
 
 
 def event_labels(
@@ -118,19 +123,3 @@ def event_labels(
             mask[:, column] = values != NO_NUMBER
             labels[:, column] = mask[:, column] & (values >= np.float32(task.at_least))
     return labels, mask
-
-
-class _Positives(NamedTuple):
-    rows: NDArray[np.int64]  # event rows
-    offsets: NDArray[np.int64]  # [B + 1]
-
-
-def _distinct_items(dataset: Dataset, start: NDArray[np.int64], stop: NDArray[np.int64]) -> _Positives:
-    """Of the events `start[b] .. stop[b] - 1` of each request the first of each item."""
-    span = span_rows(start, stop)
-    request = np.repeat(np.arange(len(start)), span.lengths)
-    _, item = np.unique(dataset.events.item_id[span.rows], return_inverse=True)
-    _, first = np.unique(request * (item.max(initial=0) + 1) + item, return_index=True)
-    kept = np.sort(first)
-    lengths = np.bincount(request[kept], minlength=len(start))
-    return _Positives(span.rows[kept], np.concatenate(([0], np.cumsum(lengths))))

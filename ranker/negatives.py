@@ -12,8 +12,7 @@ from foundation.dataset import Dataset
 from foundation.split import training_mask
 from foundation.vocabulary import FIRST_KNOWN, Vocabulary
 
-# Rejected draws are drawn again so many times, then what is still missing is drawn from the list of what is
-# left.
+# Rejected draws are drawn again so many times; what is still missing is drawn from the list of what is left.
 MAX_ROUNDS = 12
 _FREE = -1
 
@@ -30,6 +29,13 @@ class NegativeSampler:
     Every second one is uniform, the others are drawn by the number of training events of the item; none is
     drawn twice for one request. What a profile meets *later* can be drawn: leaving it out would tell the
     future.
+
+    Args:
+        dataset: whose catalogue and events.
+
+    Attributes:
+        first_meetings: ascending event rows, each the first of its profile with an item of the catalogue.
+        popularity: `[I]`, see `training_popularity`.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -41,6 +47,7 @@ class NegativeSampler:
         # Of each (profile, item) the first event: it was met before a point if that event was.
         self._met, first = np.unique(profile[known] * self.num_items + rows[known], return_index=True)
         self._met_first = known[first]
+        self.first_meetings = np.sort(self._met_first)
         self.popularity = training_popularity(dataset)
         self._cumulative = np.cumsum(self.popularity)
 

@@ -60,10 +60,11 @@ class RequestConfig:
     """How requests are made of events.
 
     Attributes:
-        positives: so many next events make a request's positives, and lie between one request and the next.
+        positives: so many items that the profile meets next, and for the first time, make a request's
+            positives, and lie between one request and the next.
         negatives: sampled candidates of a request.
-        candidates: all candidates of a request; where given, as many are sampled as it takes, whatever
-            `negatives`.
+        candidates: all candidates of a request; where given, as many are sampled as it takes, and `negatives`
+            is not read.
         per_profile: at most so many requests of a profile, drawn at random; 0 for all.
     """
 
