@@ -140,15 +140,15 @@ class Client:
         """One call with wire arrays as `serving.contract` lists them; logits and scores come back, `[C, N]`.
 
         Raises:
-            RankError: the server refused it or did not answer in time.
+            RankError: the server refused it or did not answer in time, or an array is not of the contract's type.
         """
         inputs = []
-        for spec in self.contract.inputs:
-            if spec.name in arrays:  # the server names what is missing
-                tensor = grpc.InferInput(spec.name, list(arrays[spec.name].shape), spec.dtype)
-                tensor.set_data_from_numpy(arrays[spec.name])
-                inputs.append(tensor)
         try:
+            for spec in self.contract.inputs:
+                if spec.name in arrays:  # the server names what is missing
+                    tensor = grpc.InferInput(spec.name, list(arrays[spec.name].shape), spec.dtype)
+                    tensor.set_data_from_numpy(arrays[spec.name])
+                    inputs.append(tensor)
             result = self._connection.infer(
                 self._model, inputs, request_id=request_id, client_timeout=self.timeout_s
             )
@@ -179,8 +179,18 @@ def _rank_error(error: InferenceServerException) -> RankError:
     return RankError(error.message(), str(error.status() or "UNKNOWN").removeprefix("StatusCode."))
 
 
+def _titles(path: Path) -> dict[str, str]:
+    titles = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(titles, dict):
+        raise ValueError(f"{path}: holds {type(titles).__name__}; it must be an object from item id to title")
+    return titles
+
+
 def main() -> None:
-    """Send a request from a JSON file (the fields of `RankRequest`) and print the best candidates."""
+    """Send a request from a JSON file (the fields of `RankRequest`) and print the best candidates.
+
+    The exit status is 1 if the server gives no answer, and 2 if the files or options are wrong.
+    """
     parser = argparse.ArgumentParser(prog="python -m serving.client", description=main.__doc__)
     parser.add_argument("--url", required=True, help="host:port of the server's gRPC endpoint")
     parser.add_argument("--request", required=True, type=Path, help="JSON file with one request")
@@ -195,12 +205,12 @@ def main() -> None:
     options = parser.parse_args()
     try:
         request = RankRequest.from_json(json.loads(options.request.read_text(encoding="utf-8")))
-        titles = json.loads(options.titles.read_text(encoding="utf-8")) if options.titles else {}
+        titles = _titles(options.titles) if options.titles else {}
         with Client(options.url, timeout_s=options.timeout_s) as client:
             best = client.rank(request).top(options.top, options.task)
     except (OSError, ValueError, RankError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(1 if isinstance(error, RankError) else 2) from None
     for place, (item, score) in enumerate(best, start=1):
         known_as = hash_string(item) if isinstance(item, str) else item
         print(f"{place:3d}  {score:.4f}  {titles.get(str(known_as), item)}")

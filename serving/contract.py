@@ -44,6 +44,8 @@ NO_NUMBER = np.finfo(np.float32).min
 """A missing number."""
 MAX_TIMESTAMP_S = 253_402_300_799
 """The end of the year 9999: later than any clock, and earlier than today's date in milliseconds."""
+MAX_EVENTS_BEFORE = 1 << 40
+"""More events than any profile has, and so few that no sum with a history's length leaves 64 bits."""
 
 Dtype = Literal["INT64", "FP32"]
 Axis = Literal["request", "event", "candidate"]
@@ -204,7 +206,7 @@ class Contract:
                     values.flat[row],
                     f"it must be finite; a missing number is {NO_NUMBER!s}",
                 )
-        _check_range(arrays, "num_events_before", 0, None)
+        _check_range(arrays, "num_events_before", 0, MAX_EVENTS_BEFORE, "MAX_EVENTS_BEFORE")
         for name in ("history.timestamp", "request.timestamp"):
             _check_range(arrays, name, -MAX_TIMESTAMP_S, MAX_TIMESTAMP_S)
 
@@ -241,14 +243,14 @@ def _checked_type(spec: Input, arrays: Mapping[str, NDArray]) -> NDArray:
 
 
 def _check_range(
-    arrays: Mapping[str, NDArray], name: str, low: int, high: int | None, limit_name: str | None = None
+    arrays: Mapping[str, NDArray], name: str, low: int, high: int, limit_name: str | None = None
 ) -> None:
     values = arrays[name]
-    wrong = values < low if high is None else (values < low) | (values > high)
+    wrong = (values < low) | (values > high)
     if wrong.any():
         row = int(wrong.argmax())
-        upper = "" if high is None else f" and at most {f'{limit_name} = ' if limit_name else ''}{high}"
-        raise RequestError(f"{name}[{row}]", values[row], f"it must be at least {low}{upper}")
+        upper = f"{limit_name} = {high}" if limit_name else f"{high}"
+        raise RequestError(f"{name}[{row}]", values[row], f"it must be at least {low} and at most {upper}")
 
 
 def _rows_of(axis: Axis, expected: int) -> str:

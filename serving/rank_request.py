@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import Contract, Field
-from serving.raw_columns import Values, column, timestamps
+from serving.contract import MAX_EVENTS_BEFORE, Contract, Field
+from serving.raw_columns import Values, column, sequence, timestamps
 
 _ID = Field("id")
 
@@ -59,14 +59,14 @@ class RankRequest:
         """A request from parsed JSON: the fields of this class, `history` an object with those of `History`.
 
         Raises:
-            ValueError: a field is unknown or missing.
+            ValueError: a field is unknown or missing, or what holds them is no object.
         """
-        values = dict(plain)
+        values = dict(_mapping("request", plain))
         _check_names("request", values, [each.name for each in fields(RankRequest)])
         for name in ("timestamp", "candidates"):
             if name not in values:
                 raise ValueError(f"request has no {name!r}; every request needs one")
-        history = values.pop("history", {})
+        history = _mapping("history", values.pop("history", {}))
         _check_names("history", history, [each.name for each in fields(History)])
         return RankRequest(history=History(**history), **values)
 
@@ -110,7 +110,7 @@ def _single_values(
     prefix: str, where: str, declared: Sequence[Field], values: Mapping[str, Any]
 ) -> dict[str, NDArray]:
     """One row for each declared field."""
-    _check_names(where, values, [spec.name for spec in declared])
+    _check_names(where, _mapping(where, values), [spec.name for spec in declared])
     return {
         f"{prefix}.{spec.name}": column(f"{where}.{spec.name}", spec, [values.get(spec.name)])
         for spec in declared
@@ -120,23 +120,23 @@ def _single_values(
 def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:
     """The history's inputs, cut to the window."""
     history, limits = request.history, contract.limits
-    num_events = len(history.item_id)
-    start = window_start(request.num_events_before + num_events, limits.window, limits.block)
-    cut = max(0, start - request.num_events_before)
+    num_events = len(sequence("history.item_id", history.item_id))
+    num_before = _events_before(request.num_events_before)
+    cut = max(0, window_start(num_before + num_events, limits.window, limits.block) - num_before)
 
     def kept(name: str, values: Values) -> Values:
-        if len(values) != num_events:
+        if len(sequence(f"history.{name}", values)) != num_events:
             raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")
         return values[cut:]
 
     names = [facet.name for facet in contract.facets]
-    _check_names("history.facets", history.facets, names)
+    _check_names("history.facets", _mapping("history.facets", history.facets), names)
     for name in names:
         if num_events and name not in history.facets:
             raise ValueError(f"history.facets has no {name!r}; a history has all of {', '.join(names)}")
     return {
         "history_lengths": np.array([num_events - cut]),
-        "num_events_before": np.array([request.num_events_before + cut]),
+        "num_events_before": np.array([num_before + cut]),
         "history.item_id": column("history.item_id", _ID, kept("item_id", history.item_id)),
         "history.timestamp": timestamps("history.timestamp", kept("timestamp", history.timestamp)),
         **{
@@ -146,6 +146,21 @@ def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArr
             for facet in contract.facets
         },
     }
+
+
+def _events_before(given: Any) -> int:
+    is_number = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not is_number or not 0 <= given <= MAX_EVENTS_BEFORE:
+        raise ValueError(
+            f"num_events_before is {given!r}; it must be a whole number from 0 to {MAX_EVENTS_BEFORE}"
+        )
+    return int(given)
+
+
+def _mapping(where: str, given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{where} is {given!r}; it must be a mapping from names to values")
+    return given
 
 
 def _check_names(where: str, given: Iterable[str], known: Sequence[str]) -> None:

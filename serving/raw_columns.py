@@ -47,7 +47,7 @@ def timestamps(where: str, values: Values) -> NDArray[np.int64]:
     Raises:
         ValueError: a value is no integer; unlike an id it can't be a string or missing.
     """
-    array = np.asarray(_sequence(where, values))
+    array = np.asarray(sequence(where, values))
     if array.size and (array.ndim != 1 or array.dtype.kind not in "iu"):
         raise ValueError(f"{where} is {values!r}; it must be whole unix seconds")
     return array.astype(np.int64)
@@ -58,7 +58,7 @@ def _ids(where: str, values: Values) -> NDArray[np.int64]:
     if array.ndim == 1 and array.dtype.kind in "ib":
         return array.astype(np.int64)
     # Value by value: strings, None, integers beyond 63 bits, and the error for what is none of these.
-    return np.fromiter((_id(where, value) for value in _sequence(where, values)), dtype=np.int64)
+    return np.fromiter((_id(where, value) for value in sequence(where, values)), dtype=np.int64)
 
 
 def _id(where: str, value: Any) -> int:
@@ -77,7 +77,7 @@ def _numbers(where: str, values: Values) -> NDArray[np.float32]:
     array = np.asarray(values)
     if array.ndim == 1 and array.dtype.kind in "fib":
         return array.astype(np.float32)
-    numbers = [NO_NUMBER if value is None else value for value in _sequence(where, values)]
+    numbers = [NO_NUMBER if value is None else value for value in sequence(where, values)]
     for value in numbers:
         if isinstance(value, str) or not np.isscalar(value):
             raise ValueError(f"{where} is {value!r}; it must be a number or None")
@@ -85,19 +85,24 @@ def _numbers(where: str, values: Values) -> NDArray[np.float32]:
 
 
 def _lists(where: str, values: Values, max_values: int) -> NDArray[np.int64]:
-    """As in ingestion: the first M values of a list are kept, a short one is padded, None is an empty one."""
-    padded = np.full((len(_sequence(where, values)), max_values), NO_VALUE, dtype=np.int64)
-    for row, given in enumerate(_sequence(where, values)):
+    """As in ingestion: None is no value and is dropped, the first M of the others are kept, a short list is padded."""
+    padded = np.full((len(sequence(where, values)), max_values), NO_VALUE, dtype=np.int64)
+    for row, given in enumerate(sequence(where, values)):
         if given is None:
             continue
         if isinstance(given, str) or np.ndim(given) != 1:
             raise ValueError(f"{where} is {given!r}; it must be a list or None")
-        kept = _ids(where, given[:max_values])
+        kept = _ids(where, [value for value in given if value is not None][:max_values])
         padded[row, : len(kept)] = kept
     return padded
 
 
-def _sequence(where: str, values: Values) -> Values:
+def sequence(where: str, values: Values) -> Values:
+    """`values`, if it has a length and an order.
+
+    Raises:
+        ValueError: it is a string, a single value or None.
+    """
     if isinstance(values, str) or not hasattr(values, "__len__") or not hasattr(values, "__getitem__"):
         raise ValueError(f"{where} is {values!r}; it must be a list or an array")
     return values

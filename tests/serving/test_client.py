@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from serving.client import Client, Ranked, RankError, RankScores
+from serving.client import Client, Ranked, RankError, RankScores, main
 
 SCORES = np.array([[0.1, 0.9], [0.7, 0.2], [0.7, 0.1], [0.3, 0.8]], dtype=np.float32)
 
@@ -40,3 +41,18 @@ def test_a_server_that_is_not_there_is_reported():
 def test_a_time_limit_must_be_positive():
     with pytest.raises(ValueError, match="timeout_s is 0"):
         Client("127.0.0.1:1", timeout_s=0)
+
+
+@pytest.mark.parametrize("text", ["[1]", "not JSON", '{"timestamp": 5}'])
+def test_the_command_names_what_is_wrong_with_a_request_file_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+):
+    path = tmp_path / "request.json"
+    path.write_text(text)
+    monkeypatch.setattr("sys.argv", ["client", "--url", "127.0.0.1:1", "--request", str(path)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1

@@ -115,6 +115,11 @@ WRONG = [
     ("history.languages", np.ones((3, 5), np.int64), "history.languages is of shape [3, 5]"),
     ("history.languages", np.ones(3, np.int64), "history.languages is of shape [3]"),
     ("num_events_before", np.array([0, -4]), "num_events_before[1] is -4; it must be at least 0"),
+    (
+        "num_events_before",
+        np.array([2**63 - 1, 0]),
+        "num_events_before[0] is 9223372036854775807; it must be at least 0 and at most MAX_EVENTS_BEFORE = ",
+    ),
     ("request.timestamp", np.array([1, 1_700_000_000_000]), "request.timestamp[1] is 1700000000000"),
     ("request.canvas", None, "request.canvas is missing"),
 ]

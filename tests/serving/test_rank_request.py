@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -104,6 +105,7 @@ def test_what_is_left_out_has_no_value():
             [[1, NO_VALUE], [NO_VALUE] * 2, [stored_hash("x"), 2]],
         ),
         (Field("m", "INT64", 2), np.array([[1, 2, 3]]), [[1, 2]]),
+        (Field("m", "INT64", 2), [[None, 1, None, 2, 3], [None]], [[1, 2], [NO_VALUE] * 2]),
     ],
 )
 def test_values_of_every_kind_become_columns(field: Field, values, expected):
@@ -125,6 +127,14 @@ def test_values_of_every_kind_become_columns(field: Field, values, expected):
             "history.timestamp is [None]",
         ),
         ({"context": {"row": 3}}, "context has an unknown field 'row'; known are canvas"),
+        ({"context": [3]}, "context is [3]; it must be a mapping from names to values"),
+        ({"profile": None}, "profile is None; it must be a mapping"),
+        ({"history": History([1], [1], cast(Any, [1.0]))}, "history.facets is [1.0]; it must be a mapping"),
+        ({"history": History(cast(Any, 1), [1])}, "history.item_id is 1; it must be a list or an array"),
+        (
+            {"history": History([1], cast(Any, None), {"rating": [1.0], "languages": [[1]]})},
+            "history.timestamp is None; it must be a list or an array",
+        ),
         ({"profile": {"age": "old"}}, "profile.age is 'old'; it must be a number or None"),
         ({"profile": {"spoken": 3}}, "profile.spoken is 3; it must be a list or None"),
         ({"history": History([1], [1], {"rating": [1.0]})}, "history.facets has no 'languages'"),
@@ -138,6 +148,15 @@ def test_what_cannot_be_sent_is_named(change: dict, message: str):
     with pytest.raises(ValueError) as caught:  # noqa: PT011  # the message is compared below
         wire_arrays(CONTRACT, [request_of(1, **change)])
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", ["3", None, 1.5, True, -1, 2**63 - 1])
+def test_events_before_are_a_number_of_events(wrong):
+    message = rf"num_events_before is {wrong!r}; it must be a whole number from 0 to "
+    with pytest.raises(ValueError, match=message):
+        wire_arrays(CONTRACT, [request_of(1, wrong)])
+    arrays = wire_arrays(CONTRACT, [request_of(1, cast(int, np.int32(40)))])
+    assert arrays["num_events_before"].tolist() == [40]
 
 
 def test_a_call_without_requests_is_refused():
@@ -155,6 +174,11 @@ def test_requests_are_read_from_json():
     arrays = wire_arrays(CONTRACT, [RankRequest.from_json(json.loads(text))])
     assert arrays["history.rating"].tolist() == [NO_NUMBER]
     assert arrays["profile.age"].tolist() == [3]
-    for wrong, message in (('{"timestamp": 5}', "no 'candidates'"), ('{"time": 5}', "unknown field 'time'")):
+    for wrong, message in (
+        ('{"timestamp": 5}', "no 'candidates'"),
+        ('{"time": 5}', "unknown field 'time'"),
+        ("[1]", r"request is \[1\]; it must be a mapping from names to values"),
+        ('{"timestamp": 5, "candidates": [1], "history": [1]}', r"history is \[1\]; it must be a mapping"),
+    ):
         with pytest.raises(ValueError, match=message):
             RankRequest.from_json(json.loads(wrong))

@@ -163,6 +163,11 @@ def test_a_wrong_type_is_refused_by_the_server_itself(
     client.infer(arrays)
 
 
+def test_a_wrong_type_that_the_client_meets_is_an_error_of_the_call(client: Client, arrays: Arrays):
+    with pytest.raises(RankError, match="INT64"):
+        client.infer({**arrays, "candidate.item_id": arrays["candidate.item_id"].astype(np.float32)})
+
+
 def test_a_missing_input_is_named_by_the_server(client: Client, arrays: Arrays):
     missing = {name: values for name, values in arrays.items() if name != "request.timestamp"}
     with pytest.raises(RankError, match=r"missing required input\(s\) \['request\.timestamp'\]") as caught:
@@ -235,5 +240,5 @@ def test_the_command_line_prints_the_best_candidates(
         f"  2  {best[1].score:.4f}  {best[1].item}",
     ]
     failed = subprocess.run([*command, "--task", "buy"], capture_output=True, text=True, timeout=60)
-    assert failed.returncode == 1
+    assert failed.returncode == 2
     assert failed.stderr == "error: task is 'buy'; the model has watch, like\n"
