@@ -15,12 +15,12 @@ RECORD = "run.json"
 
 
 def data_hash(dataset: Dataset) -> str:
-    """SHA-256 (hex) over events, catalogue features, schema and split of `dataset`."""
+    """SHA-256 (hex) over events, catalogue and profile features, schema and split of `dataset`."""
     digest = hashlib.sha256(dataset.schema.hash().encode())
     digest.update(dataset.split.hash().encode())
     events, catalogue = dataset.events, dataset.catalogue
     arrays = [events.profile_id, events.offsets, events.item_id, events.timestamp, *events.facets.values()]
-    arrays += [catalogue.item_id, *catalogue.features.values()]
+    arrays += [catalogue.item_id, *catalogue.features.values(), *dataset.profiles.features.values()]
     for array in arrays:
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -22,15 +22,17 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 
 from foundation.atomic import atomic_file
-from foundation.dataset import load_dataset
+from foundation.dataset import Dataset, load_dataset
 from foundation.errors import DataError, run_command
-from foundation.manifest import Manifest
+from foundation.manifest import Manifest, file_hash
 from foundation.progress import Progress
 from foundation.release import check_cut, check_dataset, load_release
 from foundation.run_record import data_hash, keep_record
 from ranker.artifact import TrainedRanker, save_ranker
 from ranker.cotraining import CotrainConfig, Cotraining
 from ranker.evaluation import DUMP, write_request_auc
+from ranker.logged_requests import FILE
+from ranker.schema import are_logged, load_tasks
 from ranker.sharding import process_group
 
 STEPS_PER_CURVE_POINT = 10
@@ -55,10 +57,7 @@ def cotrain(config: CotrainConfig) -> dict[str, Any]:
     release = load_release(config.release)
     check_dataset(release, dataset)
     check_cut(release, dataset)
-    settings = asdict(config) | {"data": data_hash(dataset), "release": release.manifest.version}
-    for irrelevant in ("out", "checkpoint_every"):
-        del settings[irrelevant]
-    keep_record(config.out, settings)
+    keep_record(config.out, _settings(config, dataset, release.manifest))
     if (config.out / "ranker").exists():
         if dist.get_rank() == 0:
             print(f"{config.out}: this run is finished; its ranker is {config.out / 'ranker'}", flush=True)
@@ -66,6 +65,21 @@ def cotrain(config: CotrainConfig) -> dict[str, Any]:
     run = Cotraining(config, dataset, release)
     _train(run)
     return _finish(run, release.manifest)
+
+
+def _settings(config: CotrainConfig, dataset: Dataset, release: Manifest) -> dict[str, Any]:
+    """All that a run's weights come from, as plain values; the tasks, whose order matters, by number from 1."""
+    tasks = load_tasks(dataset.folder / "schema.toml")
+    settings = asdict(config) | {"data": data_hash(dataset), "release": release.version}
+    settings["tasks"] = {str(number): asdict(task) for number, task in enumerate(tasks, start=1)}
+    if are_logged(tasks):
+        logged = dataset.folder / FILE
+        if not logged.is_file():
+            raise DataError(f"{logged}: not found; the tasks of schema.toml are columns of it")
+        settings[FILE] = file_hash(logged)
+    for irrelevant in ("out", "checkpoint_every"):
+        del settings[irrelevant]
+    return settings
 
 
 def _train(run: Cotraining) -> None:

@@ -1,0 +1,29 @@
+"""What a run's record knows of the data: anything that training reads changes it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from foundation.dataset import Dataset
+from foundation.run_record import data_hash
+
+
+@pytest.mark.parametrize("part", ["events", "catalogue", "profiles"])
+def test_one_changed_value_changes_the_hash(synthetic_dataset: Dataset, part: str) -> None:
+    owner = getattr(synthetic_dataset, part)
+    field = "facets" if part == "events" else "features"
+    for name, values in getattr(owner, field).items():
+        changed = values.copy()
+        changed.flat[-1] = 1 if changed.flat[-1] != 1 else 2
+        others = getattr(owner, field) | {name: changed}
+        changed_dataset = replace(synthetic_dataset, **{part: replace(owner, **{field: others})})
+        assert data_hash(changed_dataset) != data_hash(synthetic_dataset), name
+
+
+def test_equal_data_have_equal_hashes(synthetic_dataset: Dataset) -> None:
+    events = synthetic_dataset.events
+    copied = replace(synthetic_dataset, events=replace(events, item_id=np.array(events.item_id)))
+    assert data_hash(copied) == data_hash(synthetic_dataset)

@@ -1,0 +1,72 @@
+"""A run that is started again in its folder with other tasks or other logged labels is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from foundation.errors import DataError
+from ranker.cotrain import cotrain
+from ranker.cotraining import CotrainConfig
+from ranker.interaction import InteractionConfig
+from ranker.model import RankerConfig
+from ranker.requests import RequestConfig
+from ranker.sharding import process_group
+
+
+def short_run(data: Path, release: Path, out: Path) -> CotrainConfig:
+    interaction = InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(8,))
+    return CotrainConfig(
+        data,
+        release,
+        out,
+        epochs=1,
+        ranker=RankerConfig("pooled", embedding_dim=4, interaction=interaction),
+        requests=RequestConfig(per_profile=1),
+    )
+
+
+def refusal(config: CotrainConfig) -> str:
+    """What a second start says, in one line."""
+    with pytest.raises(DataError) as raised:
+        cotrain(config)
+    message = str(raised.value)
+    assert message.startswith(str(config.out / "run.json"))
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def data(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of a dataset, to be changed."""
+    return Path(shutil.copytree(request.getfixturevalue(request.param), tmp_path / "data"))
+
+
+@pytest.mark.parametrize("data", ["event_task_folder"], indirect=True)
+def test_a_changed_task_is_refused(data, release_folder, tmp_path) -> None:
+    config = short_run(data, release_folder, tmp_path / "run")
+    with process_group():
+        cotrain(config)
+        schema = data / "schema.toml"
+        text = schema.read_text(encoding="utf-8")
+        schema.write_text(text.replace("at_least = 30", "at_least = 60"), encoding="utf-8")
+        assert "tasks.2.at_least was 30.0 when this run started and is 60.0 now" in refusal(config)
+        schema.write_text(text, encoding="utf-8")
+        cotrain(config)
+
+
+@pytest.mark.parametrize("data", ["synthetic_folder"], indirect=True)
+def test_changed_or_missing_logged_requests_are_refused(data, release_folder, tmp_path) -> None:
+    config, logged = short_run(data, release_folder, tmp_path / "run"), data / "requests.parquet"
+    table = pl.read_parquet(logged)
+    with process_group():
+        logged.unlink()
+        with pytest.raises(DataError, match=r"requests\.parquet: not found"):
+            cotrain(config)
+        table.write_parquet(logged)
+        cotrain(config)
+        table.with_columns(pl.col("label_watch").list.eval(1 - pl.element())).write_parquet(logged)
+        assert "requests.parquet was" in refusal(config)
