@@ -127,6 +127,14 @@ class Table:
         if not numeric:
             raise self.fail(values.name, f"is {values.dtype}; a numeric column holds numbers")
         numbers = values.cast(pl.Float32)
+        infinite = numbers.is_infinite().fill_null(False)
+        if infinite.any():
+            row = int(infinite.arg_true()[0])
+            raise self.fail(
+                values.name,
+                f"has {infinite.sum()} infinite values (as float32), the first is value {row}; "
+                "numbers are finite, and null where there is none",
+            )
         return numbers.fill_nan(None).fill_null(float(NO_NUMBER)).to_numpy(writable=True)
 
     def _list_column(self, column: str) -> pl.Series:

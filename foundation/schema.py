@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from foundation.errors import DataError
 
 Kind = Literal["categorical", "numeric", "multi"]
@@ -101,7 +103,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_MAX_VALUES = 8
 """Values kept of a multi-valued column whose declaration doesn't say."""
 BUILT_IN = ("hour_of_week", "date", "gap", "item", "item_id", "profile_id", "timestamp")
-"""Names that facets can't have: the wire and the tokenizer use them already."""
+"""Names that facets and features can't have: the wire, the tokenizer and embedding tables use them already."""
 
 
 def load_schema(path: Path) -> Schema:
@@ -171,17 +173,17 @@ def _read_columns(table: Any, where: str) -> Columns:
 
 
 def _read_facet(table: dict[str, Any], where: str) -> Facet:
-    _require(
-        table["name"] not in BUILT_IN,
-        where,
-        f"this name is built in; none of {', '.join(BUILT_IN)} can be used",
-    )
     role: Role = _choice(table, "role", ROLES, where)
     feature = _read_feature({key: value for key, value in table.items() if key != "role"}, where)
     return Facet(**vars(feature), role=role)
 
 
 def _read_feature(table: dict[str, Any], where: str) -> Feature:
+    _require(
+        table["name"] not in BUILT_IN,
+        where,
+        f"this name is built in; none of {', '.join(BUILT_IN)} can be used",
+    )
     _check_keys(table, [field.name for field in fields(Feature)], where)
     kind: Kind = _choice(table, "kind", KINDS, where)
     column = table.get("column", table["name"])
@@ -225,5 +227,13 @@ def _read_boundaries(values: Any, where: str) -> tuple[float, ...]:
         numbers and all(low < high for low, high in pairwise(values)),
         where,
         f"boundaries = {values!r}: must be a list of ascending numbers",
+    )
+    # Raw numbers are float32, and so are the edges that they are compared with.
+    with np.errstate(over="ignore"):
+        edges = np.array(values, dtype=np.float64).astype(np.float32)
+    _require(
+        bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all()),
+        where,
+        f"boundaries = {values!r}: are equal or infinite as float32 numbers; set them further apart",
     )
     return tuple(float(value) for value in values)

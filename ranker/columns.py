@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from foundation.errors import DataError
+
 Pooling = Literal["sum", "mean"]
 
 
@@ -59,10 +61,19 @@ class SparseColumn:
 
 
 def place(fields: Iterable[SparseField], dim: int, item_dim: int) -> tuple[SparseColumn, ...]:
-    """Lay fields side by side in their order, with embeddings of width `dim`, or `item_dim` for item ids."""
+    """Lay fields side by side in their order, with embeddings of width `dim`, or `item_dim` for item ids.
+
+    Raises:
+        DataError: two fields have the same name: a declared feature is called like one of the ranker's own.
+    """
     columns: list[SparseColumn] = []
     first = 0
     for field in fields:
+        if any(column.name == field.name for column in columns):
+            raise DataError(
+                f"schema.toml: feature {field.name!r}: the ranker has an embedding table of this name already; give"
+                " the feature another name, and its column with column = …"
+            )
         width = item_dim if field.of_items else dim
         columns.append(
             SparseColumn(field.name, first, field.num_columns, field.pooling, field.num_rows, width)

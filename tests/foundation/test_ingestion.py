@@ -56,6 +56,13 @@ def test_lists_of_ids_keep_their_places(rows: list[list[int]]) -> None:
     assert lengths.tolist() == [len(row) for row in rows]
 
 
+@pytest.mark.parametrize("number", [float("inf"), -float("inf"), 1e39])
+def test_an_infinite_number_is_named(number: float) -> None:
+    said = r"t\.parquet: column 'x': has 1 infinite values \(as float32\), the first is value 2"
+    with pytest.raises(DataError, match=said):
+        table([0.5, None, number, float("nan")], pl.Float64()).feature(Feature("x", "numeric", "x"))
+
+
 @pytest.mark.parametrize("rows", [[[1], None], [[1, None], []]])
 def test_a_null_among_candidates_is_named(rows: list[object]) -> None:
     with pytest.raises(DataError, match=r"t\.parquet: column 'x': has 1 nulls, the first in row 1"):

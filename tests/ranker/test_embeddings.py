@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from foundation.errors import DataError
 from ranker.columns import SparseColumn, SparseField, place, total_columns
 from ranker.embeddings import PaddedSparseArch, SparseArch, table_name
 
@@ -120,3 +121,11 @@ def test_column_refuses_what_fbgemm_cannot_hold(changes: dict, message: str) -> 
 def test_arch_without_features_is_refused() -> None:
     with pytest.raises(ValueError, match="columns is empty"):
         SparseArch(())
+
+
+def test_two_features_of_one_name_are_refused_by_name() -> None:
+    fields = (SparseField("request_context", 2, 9, "sum"), SparseField("request_context", 1, 5))
+    with pytest.raises(
+        DataError, match=r"schema\.toml: feature 'request_context': the ranker has an embedding"
+    ):
+        place(fields, 4, 8)
