@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import DataError
 from foundation.ingestion import Table
-from ranker.evaluation import HISTORY_END, PROFILE, REQUEST
+from ranker.evaluation import CANDIDATES_HASH, HISTORY_END, PROFILE, REQUEST
 
 NUM_SAMPLES = 10_000
 _SAMPLES_PER_CHUNK = 500
@@ -33,11 +33,12 @@ def compare_dumps(first: Path, second: Path, task: str, seed: int = 0) -> dict[s
         profiles, samples.
 
     Raises:
-        DataError: a file is unreadable, lacks the task, or the two are of different requests.
+        DataError: a file is unreadable, lacks the task, or the two are of different requests
+            or candidates.
     """
-    column = f"auc_{task}"
-    tables = [Table(path, [REQUEST, PROFILE, HISTORY_END, column]).frame for path in (first, second)]
-    keys = [table.select(REQUEST, PROFILE, HISTORY_END) for table in tables]
+    column, key = f"auc_{task}", [REQUEST, PROFILE, HISTORY_END, CANDIDATES_HASH]
+    tables = [Table(path, [*key, column]).frame for path in (first, second)]
+    keys = [table.select(key) for table in tables]
     aucs = [table[column].cast(pl.Float64).fill_null(float("nan")).to_numpy() for table in tables]
     if not keys[0].equals(keys[1]) or not np.array_equal(np.isnan(aucs[0]), np.isnan(aucs[1])):
         raise DataError(

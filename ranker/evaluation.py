@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
+import xxhash
 from numpy.typing import NDArray
 
 from foundation.atomic import atomic_file
@@ -24,7 +25,7 @@ from ranker.requests import Requests
 DUMP = "test_requests.parquet"
 """Per-request AUCs of a finished run, in its folder."""
 REQUESTS_PER_BATCH = 64
-REQUEST, PROFILE, HISTORY_END = "request", "profile_id", "history_end"
+REQUEST, PROFILE, HISTORY_END, CANDIDATES_HASH = "request", "profile_id", "history_end", "candidates_hash"
 
 
 class Evaluation(NamedTuple):
@@ -80,11 +81,17 @@ def evaluate(model: Ranker, builder: BatchBuilder, requests: Requests) -> Evalua
 
 
 def write_request_auc(path: Path, dataset: Dataset, requests: Requests, evaluation: Evaluation) -> None:
-    """Writes a row per request: number, profile, place in the history, AUC of each task (or null)."""
+    """Writes a row per request: number, profile, place in the history, hash of candidates, AUC of each task."""
+    starts, stops = requests.candidate_offsets[:-1], requests.candidate_offsets[1:]
     columns: dict[str, Any] = {
         REQUEST: np.arange(len(requests.profile)),
         PROFILE: dataset.profile_ids[requests.profile],
         HISTORY_END: requests.history_end,
+        # Whatever their order, which no AUC depends on.
+        CANDIDATES_HASH: [
+            xxhash.xxh3_64_hexdigest(np.sort(requests.candidate_id[start:stop]).tobytes())
+            for start, stop in zip(starts, stops, strict=True)
+        ],
     }
     table = pl.DataFrame(columns | {f"auc_{task}": values for task, values in evaluation.request_auc.items()})
     with atomic_file(path) as partial:

@@ -8,13 +8,27 @@ import numpy as np
 import polars as pl
 import pytest
 
+from foundation.dataset import Dataset
 from foundation.errors import DataError
 from ranker.bootstrap import compare_dumps, paired_interval
+from ranker.evaluation import Evaluation, write_request_auc
+from ranker.request_source import build_requests
+from ranker.requests import RequestConfig
+from ranker.schema import Task
 
 
-def write(path: Path, profile: np.ndarray, aucs: np.ndarray) -> Path:
+def write(path: Path, profile: np.ndarray, aucs: np.ndarray, candidates: str = "c5") -> Path:
     rows = np.arange(len(profile))
-    table = pl.DataFrame({"request": rows, "profile_id": profile, "history_end": rows, "auc_watch": aucs})
+    hashes = [f"{candidates}{row}" for row in rows]
+    table = pl.DataFrame(
+        {
+            "request": rows,
+            "profile_id": profile,
+            "history_end": rows,
+            "candidates_hash": hashes,
+            "auc_watch": aucs,
+        }
+    )
     table.fill_nan(None).write_parquet(path)
     return path
 
@@ -57,8 +71,26 @@ def test_other_requests_and_missing_tasks_are_refused(tmp_path) -> None:
         compare_dumps(
             first, write(tmp_path / "gap.parquet", np.array([1, 2]), np.array([0.9, np.nan])), "watch"
         )
+    with pytest.raises(DataError, match="holds other requests than"):
+        compare_dumps(first, write(tmp_path / "drawn.parquet", np.array([1, 2]), aucs, "d6"), "watch")
     with pytest.raises(DataError, match="no column 'auc_like'"):
         compare_dumps(first, first, "like")
     nothing = write(tmp_path / "nothing.parquet", np.array([1, 2]), np.array([np.nan, np.nan]))
     with pytest.raises(DataError, match="no request has a positive and a negative"):
         compare_dumps(nothing, nothing, "watch")
+
+
+def test_dumps_of_the_same_points_with_other_candidates_are_not_paired(
+    synthetic_dataset: Dataset, tmp_path: Path
+) -> None:
+    def dump(name: str, negatives: int) -> Path:
+        config = RequestConfig(negatives=negatives)
+        requests = build_requests(synthetic_dataset, (Task("watch", "interaction"),), "test", config)
+        aucs = {"watch": np.full(len(requests.profile), 0.5)}
+        write_request_auc(tmp_path / name, synthetic_dataset, requests, Evaluation({}, aucs))
+        return tmp_path / name
+
+    first = dump("first.parquet", 15)
+    assert compare_dumps(first, dump("again.parquet", 15), "watch")["gauc_difference"] == 0.0
+    with pytest.raises(DataError, match="holds other requests than"):
+        compare_dumps(first, dump("fewer.parquet", 14), "watch")
