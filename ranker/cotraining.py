@@ -94,6 +94,11 @@ class Cotraining:
     """
 
     def __init__(self, config: CotrainConfig, dataset: Dataset, release: Release) -> None:
+        if config.requests_per_batch < dist.get_world_size():
+            raise DataError(
+                f"requests_per_batch is {config.requests_per_batch}; it must be at least the number of processes,"
+                f" {dist.get_world_size()}"
+            )
         self.config = config
         self.dataset = dataset
         self.tasks = load_tasks(dataset.folder / "schema.toml")

@@ -1,16 +1,20 @@
-"""A run that is started again in its folder with other tasks or other logged labels is refused."""
+"""Starts that are refused: other tasks or labels in a run's folder, and more processes than requests."""
 
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 import pytest
+import torch.distributed as dist
 
+from foundation.dataset import load_dataset
 from foundation.errors import DataError
+from foundation.release import load_release
 from ranker.cotrain import cotrain
-from ranker.cotraining import CotrainConfig
+from ranker.cotraining import CotrainConfig, Cotraining
 from ranker.interaction import InteractionConfig
 from ranker.model import RankerConfig
 from ranker.requests import RequestConfig
@@ -70,3 +74,14 @@ def test_changed_or_missing_logged_requests_are_refused(data, release_folder, tm
         cotrain(config)
         table.with_columns(pl.col("label_watch").list.eval(1 - pl.element())).write_parquet(logged)
         assert "requests.parquet was" in refusal(config)
+
+
+def test_fewer_requests_in_a_batch_than_processes_are_refused(
+    event_task_folder, release_folder, tmp_path, monkeypatch
+) -> None:
+    config = replace(short_run(event_task_folder, release_folder, tmp_path), requests_per_batch=2)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    with pytest.raises(
+        DataError, match="requests_per_batch is 2; it must be at least the number of processes, 3"
+    ):
+        Cotraining(config, load_dataset(event_task_folder), load_release(release_folder))
