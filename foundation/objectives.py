@@ -110,7 +110,7 @@ def next_item_loss(
         hidden_TD: decoder output.
         item_vectors_ID: item tower output, rows 0 and 1 included.
         targets_T: int64 item rows; anything below 2 is no target.
-        temperature: of the softmax, in cosine units (SOURCES: 0.05, HSTU, arXiv 2402.17152).
+        temperature: of the softmax, in cosine units; 0.05 in HSTU (arXiv 2402.17152).
 
     Returns:
         (sum of the losses, number of tokens in it), both scalars.

@@ -22,13 +22,11 @@ FILE = "requests.parquet"
 def read_requests(dataset: Dataset, tasks: tuple[Task, ...]) -> Requests:
     """Reads all requests of the file, in its order; a candidate whose label is null has none for that task.
 
-    The history of a request is what lies before its time: an event of the same second belongs to what came of
-    it.
+    The history of a request is what lies before its time: an event of the same second belongs to its outcome.
 
     Raises:
         DataError: a column is missing or of the wrong kind, a label is neither 0, 1 nor null, a request shows
-        no
-            candidate, or a label list is longer or shorter than the candidates.
+            no candidate, or a label list is longer or shorter than the candidates.
     """
     columns, facets = dataset.schema.columns, dataset.schema.facets_of("when", "where")
     labelled = [task.column for task in tasks if task.column is not None]
@@ -62,8 +60,7 @@ def read_requests(dataset: Dataset, tasks: tuple[Task, ...]) -> Requests:
 
 
 def usable(dataset: Dataset, requests: Requests, which: Which) -> NDArray[np.int64]:
-    """Rows of the requests of the training, validation or test profiles that no decoder has seen the outcome
-    of.
+    """Rows of the training, validation or test profiles' requests whose outcome no decoder has seen.
 
     Of a training profile those count whose history reaches the cut, so that every label is of an event behind
     it; of held-out profiles the same, so that what is tested is like what was trained.

@@ -115,9 +115,8 @@ def global_loss(losses: LossSums, weights: Tensor) -> GlobalLoss:
     """Divides sums by what all ranks counted.
 
     Data-parallel training averages gradients over ranks, and TorchRec's sharded tables divide theirs by the
-    number of
-    ranks: the factor world_size makes the gradient that of the whole batch's mean, whoever holds which part
-        of it.
+    number of ranks: the factor world_size makes the gradient that of the whole batch's mean, whoever holds which
+    part of it.
 
     Args:
         losses: of this rank.

@@ -27,6 +27,9 @@ def auc(scores: Floats, labels: Floats) -> float:
 def grouped_auc(scores: Floats, labels: Floats, offsets: NDArray[np.int64]) -> NDArray[np.float64]:
     """`auc` within each request, `[B]`; NaN for requests without a positive or without a negative.
 
+    GAUC is its `mean_of_defined`: every request counts the same. DIN's (arXiv 1706.06978) weights by
+    impressions, which hardly differ here.
+
     The Mann-Whitney statistic: (R - n₊(n₊ + 1) / 2) / (n₊ n₋), with R the sum of the positives' ranks, ties
     sharing their mean rank.
 
@@ -52,18 +55,10 @@ def grouped_auc(scores: Floats, labels: Floats, offsets: NDArray[np.int64]) -> N
     return np.divide(wins, pairs, out=np.full(num_groups, np.nan), where=pairs > 0)
 
 
-def gauc(scores: Floats, labels: Floats, offsets: NDArray[np.int64]) -> float:
-    """Mean of `grouped_auc` over the requests that have one; NaN if none has.
-
-    Every request counts the same: DIN's GAUC (arXiv 1706.06978) weights by impressions, which hardly differ
-    here.
-    """
-    return mean_of_defined(grouped_auc(scores, labels, offsets))
-
-
 def normalised_entropy(probs: Floats, labels: Floats) -> float:
-    """Log loss over that of always saying the mean label (He et al. 2014, "Practical lessons"); NaN if all
-    are equal.
+    """Log loss over that of always saying the mean label; NaN if all labels are equal.
+
+    He et al. 2014, "Practical Lessons from Predicting Clicks on Ads at Facebook".
 
     Args:
         probs: `[C]` predicted probabilities.

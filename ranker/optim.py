@@ -25,8 +25,8 @@ class RankerOptimConfig:
 
     Attributes:
         learning_rate: of dense weights.
-        decoder_share: the imported foundation model learns at so much of that (PinFM, arXiv 2507.12704:
-            1/10).
+        decoder_share: the imported foundation model learns at so much of that; 1/10 in PinFM
+            (arXiv 2507.12704).
         sparse_learning_rate: of embedding tables, whose Adagrad wants a larger one.
         weight_decay: of AdamW, on matrices; none on biases, norms and the decoder's embeddings.
         warmup_steps: optimizer steps until the peak.
