@@ -5,6 +5,7 @@ Copied into the model's version folder by `serving.export`; everything it calls 
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from serving.model_folder import check_files
 from serving.request_counters import RequestCounters
 from serving.served_ranker import ServedRanker
 from serving.threads import intra_op_threads
+
+logger = logging.getLogger("serving.model")
+FAILED = "the model failed on this request; see the server's log"
 
 
 class TritonPythonModel:
@@ -35,22 +39,31 @@ class TritonPythonModel:
         return [self._answer(request) for request in requests]
 
     def _answer(self, request: Any) -> Any:
-        is_probe = request.request_id() == PROBE_REQUEST_ID
+        # Under overload most of the queue is calls whose callers have given up: computing them starves the others.
+        if request.is_cancelled():
+            return self._refusal("the caller gave up before the model began", pb_utils.TritonError.CANCELLED)
+        try:
+            return self._ranked(request)
+        except RequestError as error:
+            return self._refusal(str(error), pb_utils.TritonError.INVALID_ARG)
+        except Exception:
+            # Whatever it is: raised, it would fail the other requests too, and tell callers its text and paths.
+            logger.exception("the model failed on a request")
+            return self._refusal(FAILED, pb_utils.TritonError.INTERNAL)
+
+    def _ranked(self, request: Any) -> Any:
         # With NumPy 2 the backend's as_numpy() repeats the first element; DLPack is right. The arrays are views
         # of the request's memory, which outlives this call and no more.
         arrays = {tensor.name(): torch.from_dlpack(tensor).numpy() for tensor in request.inputs()}
-        try:
-            logits = self.ranker.rank(arrays)
-        except RequestError as error:
-            self.counters.count_error()
-            bad_request = pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=bad_request)
-        except Exception:
-            self.counters.count_error()
-            raise
-        if not is_probe:
-            self.counters.count_answer(len(arrays["candidate_lengths"]), len(logits))
+        logits = self.ranker.rank(arrays)
         outputs = {"logits": logits, "scores": torch.sigmoid(logits)}
-        return pb_utils.InferenceResponse(
+        response = pb_utils.InferenceResponse(
             [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in outputs.items()]
         )
+        if request.request_id() != PROBE_REQUEST_ID:
+            self.counters.count_answer(len(arrays["candidate_lengths"]), len(logits))
+        return response
+
+    def _refusal(self, message: str, code: int) -> Any:
+        self.counters.count_error()
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
