@@ -18,6 +18,8 @@ from pathlib import Path
 import tyro
 
 from foundation.atomic import atomic_file
+from foundation.errors import DataError, run_command
+from serving.probe import TIMED_OUT
 from serving.server import Server, ServerConfig
 from serving.server_files import LaunchError
 from serving.server_process import Ports
@@ -42,6 +44,7 @@ class LaunchConfig:
         check_every_s: seconds between real inferences that find out whether the server must be started anew.
         start_timeout_s: seconds to wait for the first right answer.
         grace_s: seconds that the server may take to stop before it is killed.
+        log_file: file that the server's whole output is appended to, also when it is started anew.
     """
 
     repository: Path
@@ -54,6 +57,7 @@ class LaunchConfig:
     check_every_s: float = 5.0
     start_timeout_s: float = ServerConfig.start_timeout_s
     grace_s: float = ServerConfig.grace_s
+    log_file: Path | None = None
 
     @property
     def server(self) -> ServerConfig:
@@ -65,6 +69,7 @@ class LaunchConfig:
             threads=self.threads,
             start_timeout_s=self.start_timeout_s,
             grace_s=self.grace_s,
+            log_file=self.log_file,
         )
 
 
@@ -72,8 +77,11 @@ def serve(config: LaunchConfig, stopping: threading.Event) -> None:
     """Start, print one JSON line with the endpoints, and watch the server until `stopping` is set.
 
     Raises:
+        DataError: a setting is wrong.
         LaunchError: the server does not start, or does not come back after it died.
     """
+    if not config.check_every_s > 0:
+        raise DataError(f"check_every_s is {config.check_every_s}; it must be above 0 seconds")
     server = Server(config.server, stopping)
     try:
         line = json.dumps(
@@ -106,15 +114,26 @@ def _ready_file(path: Path | None, line: str) -> Iterator[None]:
 
 
 def watch(server: Server, stopping: threading.Event, check_every_s: float) -> None:
-    """Start the server anew when real inferences keep failing."""
-    num_failed = 0
+    """Start the server anew when real inferences keep failing.
+
+    A server that was too slow for the check, but answered others since the check before, is busy and not dead.
+    """
+    num_failed, handled = 0, server.num_handled()
     while not stopping.wait(check_every_s):
         problem = server.problem()
-        num_failed = 0 if problem is None else num_failed + 1
+        before, handled = handled, server.num_handled()
+        if problem is None or (problem.startswith(TIMED_OUT) and _has_moved(before, handled)):
+            num_failed = 0
+            continue
+        num_failed += 1
         if num_failed == NUM_FAILED_CHECKS:
             logger.warning("starting the server anew: %s", problem)
             server.restart()
-            num_failed = 0
+            num_failed, handled = 0, server.num_handled()
+
+
+def _has_moved(before: int | None, now: int | None) -> bool:
+    return before is not None and now is not None and now > before
 
 
 def main(config: LaunchConfig) -> int:
@@ -133,4 +152,4 @@ def main(config: LaunchConfig) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(tyro.cli(LaunchConfig)))
+    run_command(lambda: sys.exit(main(tyro.cli(LaunchConfig))))

@@ -15,6 +15,8 @@ from serving.server_files import LaunchError
 
 SERVED_TOLERANCE = 1e-4
 """Of max|difference| / max(1, max|logit|) between a served answer and the unsplit ranker's."""
+TIMED_OUT = "DEADLINE_EXCEEDED"
+"""How the problem of a server that did not answer in time begins."""
 
 
 class Probe:

@@ -64,9 +64,12 @@ def export_repository(config: ExportConfig) -> Parity:
     """Write the model repository, all of it or nothing.
 
     Raises:
-        DataError: the ranker is damaged, or `out` is there already.
+        DataError: a setting is wrong, the ranker is damaged, or `out` is there already.
         ParityError: unsplit, split and exported logits differ by more than the gate allows.
     """
+    for name, value, least in (("max_candidates", config.max_candidates, 1), ("seed", config.seed, 0)):
+        if value < least:
+            raise DataError(f"{name} is {value}; it must be at least {least}")
     if config.out.exists():
         raise DataError(
             f"{config.out}: is there already; a repository is written once, choose another folder"

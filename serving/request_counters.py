@@ -41,3 +41,9 @@ class RequestCounters:
     def count_error(self) -> None:
         """Count one call that ended in an error."""
         self._counters[ERRORS].increment(1)
+
+
+def num_handled(page: str) -> int:
+    """Requests answered plus calls refused, over all models of a metrics page: it moves while a model works."""
+    samples = (line for line in page.splitlines() if line.startswith((f"{REQUESTS}{{", f"{ERRORS}{{")))
+    return sum(int(float(line.split()[-1])) for line in samples)

@@ -7,46 +7,24 @@ with launch(repository) as server, Client(server.grpc_url) as client:
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 from serving.probe import Probe
+from serving.request_counters import num_handled
 from serving.server_files import LaunchError
-from serving.server_process import LOOPBACK, POLL_S, Ports, PortTakenError, ServerProcess
-from serving.threads import available_cores
+from serving.server_process import LOOPBACK, POLL_S, Ports, PortTakenError, ServerConfig, ServerProcess
 
+logger = logging.getLogger("serving.server")
 NUM_PORT_DRAWS = 3
 """A free port may be taken before the server binds it: so often ports are drawn."""
 PROBE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class ServerConfig:
-    """How to run the server; it listens on the loopback interface only.
-
-    Attributes:
-        repository: written by serving.export.
-        tritonserver: an executable of your own; None for the one of the nvidia-pytriton wheel.
-        ports: of the endpoints.
-        threads: threads that the served model computes with; 0 for all available cores.
-        start_timeout_s: seconds to wait for the first right answer.
-        grace_s: seconds that the server may take to stop before it is killed.
-    """
-
-    repository: Path
-    tritonserver: Path | None = None
-    ports: Ports = field(default_factory=Ports)
-    threads: int = 0
-    start_timeout_s: float = 120.0
-    grace_s: float = 6.0
-
-    def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise ValueError(f"threads is {self.threads}; it must be above 0, or 0 for all available cores")
 
 
 class Server:
@@ -102,6 +80,14 @@ class Server:
             return "the server process has ended"
         return self._probe.problem(self.grpc_url, PROBE_TIMEOUT_S)
 
+    def num_handled(self) -> int | None:
+        """How much the model has answered since it started, probes left out; None if the server doesn't say."""
+        try:
+            with urlopen(self.metrics_url, timeout=PROBE_TIMEOUT_S) as page:
+                return num_handled(page.read().decode())
+        except (OSError, HTTPException):
+            return None
+
     def healthy(self) -> bool:
         """Whether a real inference gives the right answer now."""
         return self.problem() is None
@@ -109,9 +95,12 @@ class Server:
     def restart(self) -> None:
         """Stop the server and start it again on the same ports: the cure for a dead Python process.
 
+        What the server complained of last is logged, since its output goes with it.
+
         Raises:
             LaunchError: it does not come back.
         """
+        logger.warning("the server that is stopped said last:\n%s", self._process.complaints())
         self._process.stop()
         self._process = self._started()
 
@@ -121,9 +110,7 @@ class Server:
 
     def _started(self) -> ServerProcess:
         """A process on `self.ports` that has given the right answer; one that does not is stopped."""
-        config = self.config
-        threads = config.threads or available_cores()
-        process = ServerProcess(config.repository, self.ports, config.tritonserver, threads, config.grace_s)
+        process = ServerProcess(self.config, self.ports)
         try:
             self._wait_until_right(process)
         except BaseException:

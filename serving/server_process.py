@@ -11,11 +11,14 @@ import subprocess
 import tempfile
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+from foundation.errors import DataError
 from serving.server_files import LaunchError, ServerFiles, files_of_program, files_of_wheel
 from serving.server_guard import Guard, remove_leftovers
+from serving.threads import available_cores
 
 LOOPBACK = "127.0.0.1"
 POLL_S = 0.05
@@ -30,6 +33,11 @@ class Ports:
     http: int = 0
     metrics: int = 0
 
+    def __post_init__(self) -> None:
+        for name, port in asdict(self).items():
+            if not 0 <= port < 1 << 16:
+                raise DataError(f"{name} port is {port}; it must be from 0, for any free one, to 65535")
+
     def chosen(self) -> Ports:
         """The same, with a free port for every 0.
 
@@ -39,6 +47,37 @@ class Ports:
         with contextlib.ExitStack() as stack:
             # All are held before any is let go, so that they differ.
             return Ports(*(_free_port(stack, name, port) for name, port in asdict(self).items()))
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How to run the server; it listens on the loopback interface only.
+
+    Attributes:
+        repository: written by serving.export.
+        tritonserver: an executable of your own; None for the one of the nvidia-pytriton wheel.
+        ports: of the endpoints.
+        threads: threads that the served model computes with; 0 for all available cores.
+        start_timeout_s: seconds to wait for the first right answer.
+        grace_s: seconds that the server may take to stop before it is killed.
+        log_file: file that all of the server's output is appended to; None keeps it while the server runs.
+    """
+
+    repository: Path
+    tritonserver: Path | None = None
+    ports: Ports = field(default_factory=Ports)
+    threads: int = 0
+    start_timeout_s: float = 120.0
+    grace_s: float = 6.0
+    log_file: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise DataError(f"threads is {self.threads}; it must be above 0, or 0 for all available cores")
+        if not self.start_timeout_s > 0:
+            raise DataError(f"start_timeout_s is {self.start_timeout_s}; it must be above 0 seconds")
+        if not self.grace_s >= 0:
+            raise DataError(f"grace_s is {self.grace_s}; it must be at least 0 seconds")
 
 
 class PortTakenError(LaunchError):
@@ -59,27 +98,26 @@ class ServerProcess:
     """A started server in a process group of its own, which holds its Python processes too.
 
     Args:
-        repository: model repository.
-        ports: all chosen.
-        tritonserver: the executable; None for the one of the wheel.
-        threads: intra-op threads of the served model.
-        grace_s: seconds that the server may take to end before it is killed.
+        config: how to run it.
+        ports: all chosen; those of `config` may be 0.
 
     Attributes:
-        log: the server's output; removed by `stop`.
+        log: the server's output; `stop` removes it unless it was asked for.
+
+    Raises:
+        LaunchError: a part of the server is not there, or `log_file` can't be written.
     """
 
-    def __init__(
-        self, repository: Path, ports: Ports, tritonserver: Path | None, threads: int, grace_s: float
-    ) -> None:
-        self._grace_s = grace_s
+    def __init__(self, config: ServerConfig, ports: Ports) -> None:
+        self._config = config
         self._folder = Path(tempfile.mkdtemp(prefix="marquee-server-"))
         self._shared_memory = f"marquee_{uuid.uuid4().hex[:12]}_"
-        self.log = self._folder / "server.log"
+        self.log = config.log_file or self._folder / "server.log"
         with contextlib.ExitStack() as undo:
             undo.callback(remove_leftovers, self._folder, self._shared_memory)
-            files = files_of_program(tritonserver) if tritonserver else files_of_wheel(self._folder)
-            self._process = self._spawn(files, repository.absolute(), ports, threads)
+            program = config.tritonserver
+            files = files_of_program(program) if program else files_of_wheel(self._folder)
+            self._process = self._spawn(files, ports)
             undo.callback(os.killpg, self._process.pid, signal.SIGKILL)
             self._guard = Guard(self._process.pid, self._folder, self._shared_memory)
             undo.pop_all()
@@ -95,7 +133,9 @@ class ServerProcess:
 
     def complaints(self, num_lines: int = 20) -> str:
         """The last lines of the server's output that are neither information, warnings nor tables."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            lines = log.read().decode("utf-8", errors="replace").splitlines()
         kept = [line for line in lines if line.strip() and not _NO_COMPLAINT.match(line)]
         return "\n".join(kept[-num_lines:])
 
@@ -115,7 +155,7 @@ class ServerProcess:
         """Ask the server to end, kill what is left of its group after the grace, and tidy up. Safe to repeat."""
         if self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
-            deadline = time.monotonic() + self._grace_s
+            deadline = time.monotonic() + self._config.grace_s
             while not self._has_exited() and time.monotonic() < deadline:
                 time.sleep(POLL_S)
             # The leader is not reaped yet, so its number can't have become another group's.
@@ -132,12 +172,20 @@ class ServerProcess:
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, options) is not None
 
-    def _spawn(
-        self, files: ServerFiles, repository: Path, ports: Ports, threads: int
-    ) -> subprocess.Popen[bytes]:
-        with self.log.open("wb") as log:
+    def _opened_log(self) -> BinaryIO:
+        """The log, to be appended to; what an earlier server said in it is not this one's."""
+        try:
+            log = self.log.open("ab")
+        except OSError as error:
+            raise LaunchError(f"log_file {self.log} can't be written: {error.strerror}") from None
+        self._log_start = log.tell()
+        return log
+
+    def _spawn(self, files: ServerFiles, ports: Ports) -> subprocess.Popen[bytes]:
+        threads = self._config.threads or available_cores()
+        with self._opened_log() as log:
             return subprocess.Popen(
-                self._command(files, repository, ports),
+                self._command(files, ports),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -147,8 +195,8 @@ class ServerProcess:
                 start_new_session=True,
             )
 
-    def _command(self, files: ServerFiles, repository: Path, ports: Ports) -> list[str]:
-        command = [str(files.program), f"--model-repository={repository}"]
+    def _command(self, files: ServerFiles, ports: Ports) -> list[str]:
+        command = [str(files.program), f"--model-repository={self._config.repository.absolute()}"]
         if files.backends:
             command.append(f"--backend-directory={files.backends}")
         for name, port in (("grpc", ports.grpc), ("http", ports.http), ("metrics", ports.metrics)):
@@ -157,6 +205,6 @@ class ServerProcess:
             *command,
             "--disable-auto-complete-config",
             "--allow-gpu-metrics=false",
-            f"--exit-timeout-secs={max(1, int(self._grace_s) - 1)}",
+            f"--exit-timeout-secs={max(1, int(self._config.grace_s) - 1)}",
             f"--backend-config=python,shm-region-prefix-name={self._shared_memory}",
         ]

@@ -1,4 +1,4 @@
-"""How many threads the served model computes with: always a number, never a library's default."""
+"""How many threads the served model computes with, and how they idle: always a number, never a library's default."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 VARIABLE = "MARQUEE_INTRA_OP_THREADS"
 """Set by the launcher in the server's environment."""
+SPIN_VARIABLE, SPIN_COUNT = "GOMP_SPINCOUNT", 3000
+"""How long OpenMP's idle threads spin before they sleep: as in training, see `foundation`."""
 
 
 def available_cores() -> int:

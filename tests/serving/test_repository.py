@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,15 @@ def test_a_repository_is_never_replaced(ranker_folder, tmp_path: Path):
     with pytest.raises(DataError, match="is there already"):
         export_repository(ExportConfig(ranker_folder("decoder"), tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"), [("max_candidates", "must be at least 1"), ("seed", "must be at least 0")]
+)
+def test_a_wrong_setting_is_named_before_anything_is_read(tmp_path: Path, setting: str, message: str):
+    config = replace(ExportConfig(tmp_path / "no ranker", tmp_path / "out"), **{setting: -1})
+    with pytest.raises(DataError, match=f"{setting} is -1; it {message}"):
+        export_repository(config)
 
 
 class _Slightly(nn.Module):

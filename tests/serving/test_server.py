@@ -9,17 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pytest
 
-from serving.client import Client
-from serving.launch import watch
+from serving.client import Client, RankError
 from serving.probe import Probe
 from serving.rank_request import RankRequest
 from serving.server import Server, ServerConfig, launch
@@ -66,11 +63,25 @@ def test_the_server_listens_on_loopback_alone(server: Server):
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, in IPv4 and IPv6
 
 
+def test_the_models_process_has_the_environment_that_is_meant(server: Server):
+    (stub,) = (pid for pid in processes_of(server.pid) if pid != server.pid)
+    lines = Path(f"/proc/{stub}/environ").read_bytes().decode().split("\0")
+    environment = dict(line.split("=", 1) for line in lines if line)
+    assert environment["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", "3000")
+    assert environment.get("OMP_WAIT_POLICY") == os.environ.get("OMP_WAIT_POLICY")
+    assert environment["MARQUEE_INTRA_OP_THREADS"] == "1"
+
+
 def test_a_dead_stub_is_noticed_cured_and_leaves_nothing(
-    repository: Path, make_request: Callable[..., RankRequest]
+    repository: Path,
+    make_request: Callable[..., RankRequest],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ):
     request, regions_before = make_request(5, 5), regions()
-    server = Server(ServerConfig(repository, threads=1, grace_s=2))
+    log = tmp_path / "server.log"
+    log.write_text("E0101 an earlier server's complaint\n")
+    server = Server(ServerConfig(repository, threads=1, grace_s=2, log_file=log))
     try:
         with Client(server.grpc_url) as client:
             before = client.rank(request).logits.copy()
@@ -80,6 +91,8 @@ def test_a_dead_stub_is_noticed_cured_and_leaves_nothing(
         assert "not healthy" in str(server.problem())
         ports, group = server.ports, server.pid
         server.restart()
+        assert "the server that is stopped said last:\nE" in caplog.text
+        assert "an earlier server's" not in caplog.text
         assert processes_of(group) == []
         assert server.ports == ports
         assert server.healthy()
@@ -92,6 +105,14 @@ def test_a_dead_stub_is_noticed_cured_and_leaves_nothing(
     assert processes_of(group) == []
     assert regions() <= regions_before
     server.stop()  # once more changes nothing
+    text = log.read_text()
+    assert text.startswith("E0101 an earlier server's complaint\n")
+    assert text.count("Started GRPCInferenceService") == 2, "the whole output of both servers"
+
+
+def test_a_log_file_that_cannot_be_written_is_named(repository: Path, tmp_path: Path):
+    with pytest.raises(LaunchError, match=r"log_file .*server\.log can't be written: No such file"):
+        Server(ServerConfig(repository, threads=1, log_file=tmp_path / "none" / "server.log"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -152,31 +173,17 @@ def test_a_wrong_answer_is_a_problem(server: Server, model_folder: Path, tmp_pat
     assert problem.startswith("a wrong answer: it differs by 0.0")
 
 
-class _Failing:
-    """A server whose checks fail as told, and which counts how often it is started anew."""
-
-    def __init__(self, problems: list[str | None], stopping: threading.Event) -> None:
-        self.problems, self.stopping, self.num_restarts = problems, stopping, 0
-
-    def problem(self) -> str | None:
-        found = self.problems.pop(0)
-        if not self.problems:
-            self.stopping.set()
-        return found
-
-    def restart(self) -> None:
-        self.num_restarts += 1
-
-
-@pytest.mark.parametrize(
-    ("problems", "num_restarts"),
-    [([None, "slow", None, "slow", None], 0), (["dead", "dead", None], 1), (["dead"] * 5, 2)],
-)
-def test_a_server_is_started_anew_after_checks_failed_in_a_row(problems: list[str | None], num_restarts: int):
-    stopping = threading.Event()
-    failing = _Failing(list(problems), stopping)
-    watch(cast(Server, failing), stopping, check_every_s=0.001)
-    assert failing.num_restarts == num_restarts
+def test_what_was_handled_is_read_from_the_servers_metrics(
+    server: Server, make_request: Callable[..., RankRequest]
+):
+    before = server.num_handled()
+    assert before is not None
+    with Client(server.grpc_url, timeout_s=20) as client:
+        client.rank(make_request(5, 5))
+        with pytest.raises(RankError):
+            client.rank(make_request(5, 0))
+    assert server.healthy()
+    assert server.num_handled() == before + 2
 
 
 def test_a_damaged_model_is_reported_by_file(repository: Path, tmp_path: Path):
@@ -221,8 +228,9 @@ def test_a_server_of_ones_own_brings_its_backends(tmp_path: Path):
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert environment["MARQUEE_INTRA_OP_THREADS"] == "3"
     assert environment["HOME"] == "/h"
-    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert files.environment({"OMP_WAIT_POLICY": "ACTIVE"}, threads=3)["OMP_WAIT_POLICY"] == "ACTIVE"
+    assert environment["GOMP_SPINCOUNT"] == "3000"
+    assert "OMP_WAIT_POLICY" not in environment
+    assert files.environment({"GOMP_SPINCOUNT": "7"}, threads=3)["GOMP_SPINCOUNT"] == "7"
 
 
 def test_threads_are_always_a_number():
