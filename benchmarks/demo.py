@@ -35,11 +35,13 @@ class Preset:
         source: module and arguments of the data source.
         pretrain: arguments of foundation.pretrain.
         cotrain: arguments of ranker.cotrain.
+        candidates: of a request, where the command doesn't say: as many new to a profile must be in the catalogue.
     """
 
     source: tuple[str, ...]
     pretrain: tuple[str, ...]
     cotrain: tuple[str, ...]
+    candidates: int = 500
 
 
 PRESETS: dict[World, Preset] = {
@@ -53,6 +55,7 @@ PRESETS: dict[World, Preset] = {
         source=("foundation.sources.synthetic", "--profiles", "60", "--items", "150", "--sessions", "12"),
         pretrain=("--epochs", "1"),
         cotrain=(),
+        candidates=100,
     ),
 }
 
@@ -65,13 +68,13 @@ class DemoConfig:
         world: movielens (1M), synthetic, or tiny: a small synthetic world, to see in a minute that all parts work.
             Where MovieLens can't be had, synthetic is used instead.
         requests: sent to the server.
-        candidates: of each request.
+        candidates: of each request; None for 500, or 100 in the tiny world.
         threads: of the timed and the served model; 0 for all available cores.
     """
 
     world: World = "movielens"
     requests: int = 200
-    candidates: int = 500
+    candidates: int | None = None
     threads: int = 0
 
 
@@ -90,6 +93,7 @@ class Demo:
         """
         world, data_document = self._data()
         preset, data = PRESETS[world], _data_folder(world)
+        candidates = preset.candidates if self.config.candidates is None else self.config.candidates
         runs = home() / "runs" / f"demo-{world}"
         run, release = self.stations.run, runs / "foundation" / "release"
         pretraining = run(
@@ -109,8 +113,8 @@ class Demo:
         )
         ranker, repository = with_decoder / "ranker", runs / "repository"
         self._export(ranker, repository, data)
-        latency = self._time(ranker, repository, data)
-        replay = self._serve(ranker, repository, data)
+        latency = self._time(ranker, repository, data, candidates)
+        replay = self._serve(ranker, repository, data, candidates)
         found = Findings(data_document, pretraining, evaluation, cotraining, comparison, latency, replay)
         return {**assemble(found, TASK), "seconds": self.stations.seconds}
 
@@ -137,18 +141,18 @@ class Demo:
         shutil.rmtree(repository, ignore_errors=True)
         self.stations.run("export", "serving.export", "--ranker", ranker, "--out", repository, "--data", data)
 
-    def _time(self, ranker: Path, repository: Path, data: Path) -> Document:
+    def _time(self, ranker: Path, repository: Path, data: Path, candidates: int) -> Document:
         """Whole against cut, in process, on requests of natural length; the whole graph on five of them."""
         config = self.config
         return self.stations.run(
             "time in process",
             "benchmarks.latency",
             *("--ranker", ranker, "--data", data, "--repository", repository, "--no-serve"),
-            *("--requests", 100, "--blocks", 5, "--candidates", config.candidates, "--history", 0),
+            *("--requests", 100, "--blocks", 5, "--candidates", candidates, "--history", 0),
             *("--threads", config.threads),
         )
 
-    def _serve(self, ranker: Path, repository: Path, data: Path) -> Document:
+    def _serve(self, ranker: Path, repository: Path, data: Path, candidates: int) -> Document:
         config = self.config
         command = ("serving.launch", "--repository", repository, "--threads", config.threads)
         with self.stations.running("serve", *command) as endpoints:
@@ -157,7 +161,7 @@ class Demo:
                 "benchmarks.replay",
                 *("--ranker", ranker, "--data", data),
                 *("--url", endpoints["grpc"], "--metrics-url", endpoints["metrics"]),
-                *("--requests", config.requests, "--candidates", config.candidates),
+                *("--requests", config.requests, "--candidates", candidates),
             )
 
 

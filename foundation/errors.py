@@ -27,12 +27,18 @@ class DownloadError(DataError):
 
 
 def run_command(main: Callable[[], object]) -> None:
-    """Runs a command; a `DataError` becomes one line on stderr and its exit status, Ctrl-C one line and 130."""
+    """Runs a command; a `DataError` or `OSError` becomes one line on stderr and exit status 2 (3: see `DownloadError`).
+
+    Ctrl-C becomes one line and exit status 130.
+    """
     try:
         main()
     except DataError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_status) from None
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(DataError.exit_status) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

@@ -10,6 +10,8 @@ from types import TracebackType
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10.0
+FEW_STEPS = 100
+"""With fewer optimizer steps than this a model has hardly moved from where it started."""
 
 
 class Progress:
@@ -33,6 +35,8 @@ class Progress:
             self._bar = tqdm(total=num_steps, initial=first_step, unit="step", dynamic_ncols=True)
 
     def __enter__(self) -> Progress:
+        if self.num_steps < FEW_STEPS:
+            self.say(f"only {self.num_steps} optimizer steps: too few to learn much; raise --epochs")
         return self
 
     def __exit__(

@@ -6,6 +6,7 @@ Shapes: n events of a history, C candidates.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,14 +24,12 @@ SECONDS_BETWEEN_EVENTS = 3 * 3600
 def example_request(
     tokenizer: Tokenizer, num_events: int, num_candidates: int, rng: np.random.Generator
 ) -> RankRequest:
-    """A request with known values everywhere, but for an unknown and a repeated candidate where there is room."""
+    """A request with known values everywhere."""
     schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
     items = vocabularies.items.keys
     gaps = rng.integers(60, 2 * SECONDS_BETWEEN_EVENTS, size=num_events + 1)
     times = (vocabularies.first_timestamp + np.cumsum(gaps)).tolist()
     candidates = rng.choice(items, size=num_candidates, replace=num_candidates > len(items)).tolist()
-    if num_candidates > 2:
-        candidates[1:3] = [candidates[0], UNKNOWN_ID]
     facets = {
         facet.name: [_value(facet, vocabularies.facets[facet.name], rng) for _ in range(num_events)]
         for facet in schema.facets
@@ -42,6 +41,14 @@ def example_request(
         context=_values(schema.facets_of("when", "where"), vocabularies.facets, rng),
         profile=_values(schema.profile_features, vocabularies.profile_features, rng),
     )
+
+
+def with_odd_candidates(request: RankRequest) -> RankRequest:
+    """The same request with a repeated and an unknown candidate among its own, where it has more than two."""
+    if len(request.candidates) <= 2:
+        return request
+    first, _, _, *others = request.candidates
+    return replace(request, candidates=[first, first, UNKNOWN_ID, *others])
 
 
 def _values(

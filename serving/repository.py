@@ -26,7 +26,7 @@ from ranker.feature_files import save_features
 from ranker.features import CandidateInputs, ProfileInputs
 from serving import model_folder
 from serving.contract import Contract, Limits
-from serving.example_requests import example_request
+from serving.example_requests import example_request, with_odd_candidates
 from serving.fuse import fuse
 from serving.model_config import config_pbtxt
 from serving.parity import Arrays, Parity, Rank, measure, split_rank, unsplit_rank
@@ -113,7 +113,11 @@ def _example_calls(loaded: LoadedRanker, contract: Contract, rng: np.random.Gene
     )
     return [
         wire_arrays(
-            contract, [example_request(loaded.tokenizer, events, min(c, most), rng) for events, c in call]
+            contract,
+            [
+                with_odd_candidates(example_request(loaded.tokenizer, events, min(c, most), rng))
+                for events, c in call
+            ],
         )
         for call in calls
     ]

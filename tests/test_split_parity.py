@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ranker.artifact import LoadedRanker, load_ranker
 from serving.contract import Contract
-from serving.example_requests import example_request
+from serving.example_requests import example_request, with_odd_candidates
 from serving.fuse import fuse
 from serving.parity import TOLERANCE, Arrays, Rank, difference, split_rank, unsplit_rank
 from serving.programs import export_program
@@ -43,7 +43,7 @@ class Cut:
     def requests(self, sizes: list[tuple[int, int]], seed: int = 0) -> list[RankRequest]:
         """One request of each (events, candidates)."""
         rng = np.random.default_rng(seed)
-        return [example_request(self.trained.tokenizer, *size, rng) for size in sizes]
+        return [with_odd_candidates(example_request(self.trained.tokenizer, *size, rng)) for size in sizes]
 
     def arrays(self, requests: list[RankRequest]) -> Arrays:
         return wire_arrays(self.contract, requests)

@@ -147,3 +147,13 @@ def test_a_repository_is_written_anew(marquee_home: Path) -> None:
     demo.Demo(demo.DemoConfig(), stubs).run()
     assert "serving.export" in stubs.modules()
     assert not repository.exists()
+
+
+@pytest.mark.usefixtures("marquee_home")
+@pytest.mark.parametrize(("chosen", "sent"), [(None, "100"), (7, "7")])
+def test_the_tiny_world_is_asked_for_as_many_candidates_as_it_has(chosen: int | None, sent: str) -> None:
+    stubs = Stubs()
+    demo.Demo(demo.DemoConfig(world="tiny", candidates=chosen), stubs).run()
+    jobs = dict(stubs.jobs)
+    for module in ("benchmarks.latency", "benchmarks.replay"):
+        assert jobs[module][jobs[module].index("--candidates") + 1] == sent
