@@ -38,7 +38,7 @@ from foundation.errors import DataError, run_command
 from ranker.library_notices import library_notices_off
 from serving.client import Client
 from serving.contract import MODEL
-from serving.model_folder import VERSION
+from serving.model_folder import VERSION, check_files
 from serving.parity import TOLERANCE
 from serving.probe import SERVED_TOLERANCE
 from serving.server import launch
@@ -106,6 +106,7 @@ def measure(config: LatencyConfig, say: Stations) -> dict[str, Any]:
         workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marquee-latency-")))
         subject = _subject(config, workspace, say)
         repository = config.repository or _export(subject, workspace, say)
+        _check_origin(repository / MODEL / VERSION, subject)
         workload = build_workload(
             subject.dataset,
             subject.loaded.features.config.window,
@@ -157,6 +158,15 @@ def _ceiling(eager: EagerRanker) -> dict[str, Any]:
         REFERENCE: unsplit_cost(eager, 0).to_json(machine),
         "split": split_cost(eager, 0).to_json(machine),
     }
+
+
+def _check_origin(folder: Path, subject: Subject) -> None:
+    origin = check_files(folder)["ranker"]
+    if origin != subject.loaded.manifest.version:
+        raise DataError(
+            f"{folder}: was exported from ranker {origin}, but {subject.folder} is {subject.loaded.manifest.version}; "
+            "export it anew"
+        )
 
 
 @contextmanager

@@ -19,8 +19,9 @@ import torch
 from safetensors.torch import save_file
 
 from foundation.atomic import atomic_folder
-from foundation.dataset import load_dataset
+from foundation.dataset import Dataset, load_dataset
 from foundation.errors import DataError
+from foundation.schema import Schema
 from ranker.artifact import LoadedRanker, load_ranker
 from ranker.feature_files import save_features
 from ranker.features import CandidateInputs, ProfileInputs
@@ -97,7 +98,7 @@ def export_repository(config: ExportConfig) -> Parity:
         _write_sample(folder, sample, contract, unsplit)
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
-            _write_titles(repository / TITLES, config.data)
+            _write_titles(repository / TITLES, load_dataset(config.data), loaded.schema)
         model_folder.write_manifest(folder, _details(loaded, parity, swapped))
     return parity
 
@@ -144,8 +145,13 @@ def _write_sample(folder: Path, sample: RankRequest, contract: Contract, unsplit
     (folder / model_folder.SAMPLE_ANSWER).write_text(json.dumps(answer, indent=1), encoding="utf-8")
 
 
-def _write_titles(path: Path, data: Path) -> None:
-    catalogue = load_dataset(data).catalogue
+def _write_titles(path: Path, dataset: Dataset, schema: Schema) -> None:
+    if dataset.schema != schema:
+        raise DataError(
+            f"{dataset.folder}: its schema ({dataset.schema.name}) differs from the ranker's ({schema.name}); "
+            "give the data that the ranker was trained on"
+        )
+    catalogue = dataset.catalogue
     titles = dict(zip(catalogue.item_id.tolist(), catalogue.titles, strict=True))
     path.write_text(json.dumps(titles, ensure_ascii=False, indent=0), encoding="utf-8")
 

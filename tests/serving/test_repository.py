@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,6 +145,18 @@ def test_titles_are_written_on_demand(
     assert titles == {
         str(item): title for item, title in zip(catalogue.item_id, catalogue.titles, strict=True)
     }
+
+
+def test_titles_of_other_data_are_refused_and_nothing_is_written(
+    ranker_folder, synthetic_folder: Path, tmp_path: Path
+):
+    data = tmp_path / "data"
+    shutil.copytree(synthetic_folder, data)
+    schema = (data / "schema.toml").read_text().replace('name = "synthetic"', 'name = "another"', 1)
+    (data / "schema.toml").write_text(schema)
+    with pytest.raises(DataError, match=r"its schema \(another\) differs from the ranker's \(synthetic\)"):
+        export_repository(ExportConfig(ranker_folder("pooled"), tmp_path / "out", data=data))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("limit", [1, 3])
