@@ -16,6 +16,7 @@ import polars as pl
 
 from foundation.errors import DataError
 from foundation.ingestion import Table
+from foundation.protocol import ProtocolName, check_protocol_name
 from foundation.raw_values import NO_NUMBER, NO_VALUE
 from foundation.schema import Feature, Schema, load_schema
 from foundation.split import Split, draw_split, read_split, write_split
@@ -73,7 +74,10 @@ class Profiles:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All of a dataset folder but its requests, which are the ranker's."""
+    """All of a dataset folder but its requests, which are the ranker's.
+
+    `protocol` says what is held out of training: profiles of the split, or the last events of every profile.
+    """
 
     folder: Path
     schema: Schema
@@ -81,6 +85,7 @@ class Dataset:
     catalogue: Catalogue
     profiles: Profiles
     split: Split
+    protocol: ProtocolName = "profiles"
 
     @property
     def profile_ids(self) -> np.ndarray:
@@ -108,21 +113,28 @@ class Dataset:
         return len(self.catalogue.item_id)
 
 
-def load_dataset(folder: Path | str) -> Dataset:
+def load_dataset(folder: Path | str, protocol: ProtocolName = "profiles") -> Dataset:
     """Reads and checks a dataset folder; draws `split.json` where it is missing, and never rewrites it.
 
     An event whose item isn't in items.parquet is kept: its item is out of vocabulary, and one warning counts
     such events.
 
+    Args:
+        folder: of events.parquet, items.parquet and schema.toml.
+        protocol: what training on it does without, see `foundation.protocol`.
+
     Raises:
+        ValueError: there is no such protocol.
         DataError: a file, column or value isn't as it should be; one line naming file and column.
     """
+    check_protocol_name(protocol)
     folder = Path(folder)
     schema = load_schema(folder / "schema.toml")
     events, event_table = _read_events(folder / "events.parquet", schema)
     catalogue = _read_catalogue(folder / "items.parquet", schema, events, event_table)
     profiles = _read_profiles(folder / "profiles.parquet", schema, events)
-    return Dataset(folder, schema, events, catalogue, profiles, _read_split(folder / "split.json", events))
+    split = _read_split(folder / "split.json", events)
+    return Dataset(folder, schema, events, catalogue, profiles, split, protocol)
 
 
 def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:

@@ -20,7 +20,8 @@ from foundation.dataset import Dataset
 from foundation.layout import layout
 from foundation.model import FoundationModel
 from foundation.objectives import next_item_loss
-from foundation.split import profile_roles, training_mask
+from foundation.protocol import NUM_HELD_OUT
+from foundation.split import TEST, VALIDATION, profile_roles, training_mask
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
 from foundation.vocabulary import FIRST_KNOWN
@@ -35,19 +36,28 @@ _PROFILES_PER_CHUNK = 64
 
 
 class LastEvents(NamedTuple):
-    """The last event of each tested profile, and where its history begins."""
+    """The tested event of each tested profile, and where its history begins."""
 
     first_row: NDArray[np.int64]  # [P], row of the profile's first event
-    last_row: NDArray[np.int64]  # [P], row of the tested event
+    last_row: NDArray[np.int64]  # [P], row of the tested event; its history is what lies before it
 
 
 def last_events(dataset: Dataset, events: EventIds, role: int) -> LastEvents:
-    """Last events of the profiles with `role` (see `foundation.split`).
+    """The events that are TEST or VALIDATION (see `foundation.split`) under the dataset's protocol.
 
-    Profiles with a single event, and those whose last item isn't in the catalogue, are left out.
+    "profiles": the last events of the profiles with that role. "last": the last of every profile; no validation
+    event. "last-two": the last of every profile, with the validation event in its history, or the one before it.
+    Events without a history, and those whose item isn't in the catalogue, are left out.
     """
     first_row, last_row = dataset.offsets[:-1], dataset.offsets[1:] - 1
-    kept = (profile_roles(dataset) == role) & (last_row > first_row) & (events.item[last_row] >= FIRST_KNOWN)
+    if dataset.protocol == "profiles":
+        kept = profile_roles(dataset) == role
+    else:
+        behind = {TEST: 0, VALIDATION: 1}.get(role, NUM_HELD_OUT[dataset.protocol])
+        kept = np.full(len(first_row), behind < NUM_HELD_OUT[dataset.protocol])
+        last_row = last_row - behind
+    kept &= last_row > first_row
+    kept[kept] = events.item[last_row[kept]] >= FIRST_KNOWN
     return LastEvents(first_row[kept], last_row[kept])
 
 

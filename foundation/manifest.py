@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from foundation.dataset import Dataset
+from foundation.protocol import ProtocolName, check_protocol_name
 from foundation.split import training_cut, training_mask
 
-FORMAT = 1
-"""Of the release folder; a reader refuses any other."""
+FORMAT = 2
+"""Of the release folder; a reader refuses any other. 2 has the cut's protocol."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,16 @@ class TrainingCut:
     """What was kept from training, so that nobody tests, or trains on top, with labels the model saw.
 
     Attributes:
-        training_share: of each training profile's events, from its first; the rest is the ranker's.
-        split_hash: SHA-256 (hex) of split.json.
-        held_out_hash: SHA-256 (hex) of the ascending raw ids of all held-out profiles (test and validation).
-        num_held_out: how many they are.
+        protocol: what is held out, see `foundation.protocol`.
+        training_share: of each training profile's events, from its first; the rest is the ranker's. 1 under
+            another protocol than "profiles", where all but the held-out events train.
+        split_hash: SHA-256 (hex) of split.json; empty under another protocol than "profiles", which alone reads it.
+        held_out_hash: SHA-256 (hex) of the ascending raw ids of all held-out profiles (test and validation), or of
+            profile, item and time of the held-out events.
+        num_held_out: how many profiles, or events, they are.
     """
 
+    protocol: ProtocolName
     training_share: float
     split_hash: str
     held_out_hash: str
@@ -90,21 +95,34 @@ class Manifest:
         """
         plain: dict[str, Any] = json.loads(text)
         if plain["format"] != FORMAT:
-            raise ValueError(f"format is {plain['format']!r}; this code reads {FORMAT}")
+            raise ValueError(f"format is {plain['format']!r}; this code reads {FORMAT}; pre-train again")
         data = plain.pop("trained_on")
         cut = TrainingCut(**data.pop("cut"))
+        check_protocol_name(cut.protocol)
         return Manifest(**plain, trained_on=TrainingData(**data, cut=cut))
 
 
 def training_cut_of(dataset: Dataset) -> TrainingCut:
     """The cut that training on `dataset` keeps to."""
+    if dataset.protocol != "profiles":
+        return _cut_of_events(dataset)
     held_out = np.union1d(dataset.split.test, dataset.split.validation).astype("<i8")
     return TrainingCut(
+        protocol="profiles",
         training_share=float(training_cut(1_000)) / 1_000,
         split_hash=dataset.split.hash(),
         held_out_hash=hashlib.sha256(held_out.tobytes()).hexdigest(),
         num_held_out=len(held_out),
     )
+
+
+def _cut_of_events(dataset: Dataset) -> TrainingCut:
+    held_out = ~training_mask(dataset)
+    profile_id = np.repeat(dataset.profile_ids, np.diff(dataset.offsets))
+    digest = hashlib.sha256()
+    for column in (profile_id, dataset.events.item_id, dataset.events.timestamp):
+        digest.update(column[held_out].astype("<i8").tobytes())
+    return TrainingCut(dataset.protocol, 1.0, "", digest.hexdigest(), int(held_out.sum()))
 
 
 def training_data_of(dataset: Dataset) -> TrainingData:

@@ -40,7 +40,7 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     Raises:
         DataError: wrong data, settings other than those of an earlier start, or a damaged release.
     """
-    dataset = load_dataset(config.data)
+    dataset = load_dataset(config.data, config.protocol)
     settings = asdict(config) | {"data": data_hash(dataset)}
     for irrelevant in ("out", "checkpoint_every"):
         del settings[irrelevant]

@@ -20,6 +20,7 @@ from foundation.learning_rate import OptimConfig
 from foundation.leave_one_out import last_events, model_ranks, ranking_metrics
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.objectives import ObjectiveConfig
+from foundation.protocol import ProtocolName
 from foundation.split import VALIDATION
 from foundation.tokenizer import Tokenizer
 from foundation.trainer import Trainer
@@ -34,6 +35,7 @@ class PretrainConfig:
     Attributes:
         data: folder with events.parquet, items.parquet and schema.toml.
         out: folder of this run; the release is written to its sub-folder `release`.
+        protocol: what is held out of training, see `foundation.protocol`; co-training needs "profiles".
         seed: of initial weights, windows, batch order, dropout and masked ids.
         epochs: passes over the training profiles, one window of each per epoch.
         checkpoint_every: optimizer steps between checkpoints; the newest two are kept.
@@ -41,6 +43,7 @@ class PretrainConfig:
 
     data: Path
     out: Path
+    protocol: ProtocolName = "profiles"
     seed: int = 0
     epochs: int = 8
     checkpoint_every: int = 100
@@ -115,7 +118,7 @@ class Pretraining:
         return {"training_s": seconds, "tokens_per_s": tokens / seconds}
 
     def validate(self) -> dict[str, float]:
-        """Next-item loss and ranking of the validation profiles' last events."""
+        """Loss and ranking of the validation events; nothing where the protocol has none."""
         tested = last_events(self.dataset, self.events, VALIDATION)
         if not len(tested.last_row):
             return {}

@@ -122,11 +122,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_dataset(release: Release, dataset: Dataset) -> None:
-    """Makes sure that `dataset` has the schema and the vocabulary that `release` was trained with.
+    """Makes sure that `dataset` has the protocol, the schema and the vocabulary that `release` was trained with.
 
     Raises:
         ReleaseError: names the first part that differs.
     """
+    _check_protocol(release, dataset)
     for field in fields(Schema):
         if getattr(release.schema, field.name) != getattr(dataset.schema, field.name):
             raise ReleaseError(
@@ -146,9 +147,12 @@ def check_dataset(release: Release, dataset: Dataset) -> None:
 def check_cut(release: Release, dataset: Dataset) -> None:
     """Makes sure that the release was trained without anything that `dataset` holds out.
 
+    Co-training loads its data under the protocol "profiles", so it gets no release of another one past here.
+
     Raises:
         ReleaseError: names the field of the cut that differs.
     """
+    _check_protocol(release, dataset)
     trained, here = release.manifest.trained_on.cut, training_cut_of(dataset)
     for field in fields(here):
         was, expected = getattr(trained, field.name), getattr(here, field.name)
@@ -157,6 +161,20 @@ def check_cut(release: Release, dataset: Dataset) -> None:
                 f"{MANIFEST}: trained_on.cut.{field.name} is {was}, {dataset.folder} has {expected}: the "
                 "release may have been trained on what is held out here; pre-train with this split"
             )
+
+
+def _check_protocol(release: Release, dataset: Dataset) -> None:
+    trained, here = release.manifest.trained_on.cut.protocol, dataset.protocol
+    if trained == here:
+        return
+    field = f"{MANIFEST}: trained_on.cut.protocol is {trained!r}, {dataset.folder} is used with {here!r}"
+    if here == "profiles":
+        raise ReleaseError(
+            f"{field}: this release was trained on events of every profile, also of those held out here, so "
+            "nothing on top of it can be trained or tested on labels it hasn't seen; pre-train with --protocol "
+            "profiles"
+        )
+    raise ReleaseError(f"{field}: evaluate it under its own protocol, or pre-train with --protocol {here}")
 
 
 def _check_file(path: Path, expected: str | None) -> None:

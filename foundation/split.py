@@ -1,4 +1,4 @@
-"""Who is held out: `split.json`, written once with the data, and the cut within a profile's history."""
+"""What is held out: `split.json`, written once with the data, and the cut within a profile's history."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from foundation.atomic import atomic_file
 from foundation.errors import DataError
+from foundation.protocol import ProtocolName, all_but_last
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
-"""A profile's role: test and validation profiles are in neither pre-training nor co-training."""
+"""A profile's role: test and validation profiles are in neither pre-training nor co-training. Under protocols
+that hold out events instead, every profile is TRAIN, and the names tell the held-out events apart."""
 
 TEST_SHARE, VALIDATION_SHARE = 0.10, 0.05
 
@@ -98,7 +100,7 @@ def _ids(values: list[int]) -> np.ndarray:
 
 
 class SplitProfiles(Protocol):
-    """Anything that has profiles `[P]`, the offsets `[P+1]` of their events, and a split: a `Dataset`."""
+    """Anything that has profiles `[P]`, the offsets `[P+1]` of their events, a split and a protocol: a `Dataset`."""
 
     @property
     def profile_ids(self) -> np.ndarray: ...
@@ -106,10 +108,17 @@ class SplitProfiles(Protocol):
     def offsets(self) -> np.ndarray: ...
     @property
     def split(self) -> Split: ...
+    @property
+    def protocol(self) -> ProtocolName: ...
 
 
 def profile_roles(dataset: SplitProfiles) -> np.ndarray:
-    """TRAIN, VALIDATION or TEST of each profile, int8 `[P]`, aligned with the dataset's events."""
+    """TRAIN, VALIDATION or TEST of each profile, int8 `[P]`, aligned with the dataset's events.
+
+    All are TRAIN under a protocol that holds out no profiles.
+    """
+    if dataset.protocol != "profiles":
+        return np.full(dataset.profile_ids.shape, TRAIN, dtype=np.int8)
     return dataset.split.roles(dataset.profile_ids)
 
 
@@ -118,12 +127,19 @@ def training_cut(num_events: np.ndarray | int) -> np.ndarray:
     return np.asarray(num_events, dtype=np.int64) * 4 // 5
 
 
+def training_lengths(dataset: SplitProfiles) -> np.ndarray:
+    """How many of each profile's events, from its first, the foundation may be trained on; int64 `[P]`."""
+    num_events = np.diff(dataset.offsets)
+    if dataset.protocol != "profiles":
+        return all_but_last(num_events, dataset.protocol)
+    return np.where(profile_roles(dataset) == TRAIN, training_cut(num_events), 0)
+
+
 def training_mask(dataset: SplitProfiles) -> np.ndarray:
     """The events that anything may be trained or counted on by the foundation, bool `[N]`.
 
-    They are those before `training_cut` of the training profiles.
+    They are the first `training_lengths` of each profile.
     """
     num_events = np.diff(dataset.offsets)
-    cut = np.where(profile_roles(dataset) == TRAIN, training_cut(num_events), 0)
     position = np.arange(dataset.offsets[-1]) - np.repeat(dataset.offsets[:-1], num_events)
-    return position < np.repeat(cut, num_events)
+    return position < np.repeat(training_lengths(dataset), num_events)

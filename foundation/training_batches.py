@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.split import TRAIN, SplitProfiles, profile_roles, training_cut
+from foundation.split import SplitProfiles, training_lengths
 from foundation.window import WindowConfig, window_start
 
 # Windows are sorted by length before they are cut into batches. Lengths are first blurred by so much, so that
@@ -59,9 +59,9 @@ class Batch(NamedTuple):
 
 
 def training_histories(dataset: SplitProfiles) -> TrainingHistories:
-    """Training profiles' events before the cut; profiles with none are left out."""
-    cut = training_cut(np.diff(dataset.offsets))
-    kept = (profile_roles(dataset) == TRAIN) & (cut > 0)
+    """The events that each profile may be trained on; profiles with none are left out."""
+    cut = training_lengths(dataset)
+    kept = cut > 0
     return TrainingHistories(np.asarray(dataset.offsets[:-1], dtype=np.int64)[kept], cut[kept])
 
 

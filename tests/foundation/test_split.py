@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundation.dataset import load_dataset
 from foundation.errors import DataError
+from foundation.protocol import PROTOCOLS, ProtocolName
 from foundation.split import (
     TEST,
     TRAIN,
@@ -20,6 +22,7 @@ from foundation.split import (
     profile_roles,
     read_split,
     training_cut,
+    training_lengths,
     training_mask,
     write_split,
 )
@@ -32,6 +35,7 @@ class Histories:
     profile_ids: np.ndarray
     offsets: np.ndarray
     split: Split
+    protocol: ProtocolName = "profiles"
 
 
 def test_shares_are_ten_and_five_percent_and_disjoint() -> None:
@@ -101,3 +105,28 @@ def test_training_events_are_the_first_four_fifths_of_training_profiles(
         for event in range(length)
     ]
     assert training_mask(histories).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "expected"),
+    [("last", [1, 1, 2, 3, 9]), ("last-two", [1, 1, 1, 2, 8])],
+)
+def test_last_events_are_held_out_of_every_profile_that_has_enough(
+    protocol: ProtocolName, expected: list[int]
+) -> None:
+    """Of 1, 2, 3, 4 and 10 events: one alone has no test, two have no validation event."""
+    lengths = np.array([1, 2, 3, 4, 10])
+    ids = np.arange(5)
+    histories = Histories(ids, np.concatenate([[0], np.cumsum(lengths)]), draw_split(ids), protocol)
+    assert training_lengths(histories).tolist() == expected
+    assert (profile_roles(histories) == TRAIN).all()
+    expected_mask = [
+        event < kept for length, kept in zip(lengths, expected, strict=True) for event in range(length)
+    ]
+    assert training_mask(histories).tolist() == expected_mask
+
+
+def test_an_unknown_protocol_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="protocol is 'final'; it must be one of profiles, last, last-two"):
+        load_dataset(tmp_path, "final")  # pyright: ignore[reportArgumentType]
+    assert PROTOCOLS == ("profiles", "last", "last-two")
