@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+
+from foundation.distributed import barrier, has_group, is_first_rank
 
 KEPT_CHECKPOINTS = 2
 _STEP_FOLDER = re.compile(r"step-(\d{8,})")
@@ -41,16 +42,16 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     """
     if step < 0:
         raise ValueError(f"step is {step}; it must be at least 0")
-    final = folder / f"step-{step:08d}"
+    final = checkpoint_of(folder, step)
     beside = folder / f".step-{step:08d}.writing"
-    if _is_first_rank():
+    if is_first_rank():
         shutil.rmtree(beside, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-    _wait_for_all()
+    barrier()
     with _single_process_allowed():
-        save(state, storage_writer=FileSystemWriter(beside), no_dist=not _has_group())
-    _wait_for_all()
-    if _is_first_rank():
+        save(state, storage_writer=FileSystemWriter(beside), no_dist=not has_group())
+    barrier()
+    if is_first_rank():
         if final.exists():
             _remove(final)
         _sync_folder(beside)
@@ -60,7 +61,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
             _remove(old)
         for abandoned in folder.glob(".step-*"):
             shutil.rmtree(abandoned)
-    _wait_for_all()
+    barrier()
     return final
 
 
@@ -68,6 +69,11 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint under `folder`, or None."""
     complete = _complete_checkpoints(folder)
     return complete[-1] if complete else None
+
+
+def checkpoint_of(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` is kept under `folder`."""
+    return folder / f"step-{step:08d}"
 
 
 def checkpoint_step(checkpoint: Path) -> int:
@@ -86,7 +92,7 @@ def load_checkpoint(checkpoint: Path, state: dict[str, Any]) -> None:
         state: same keys and shapes as the saved one; the number of ranks may differ.
     """
     with _single_process_allowed():
-        load(state, storage_reader=FileSystemReader(checkpoint), no_dist=not _has_group())
+        load(state, storage_reader=FileSystemReader(checkpoint), no_dist=not has_group())
 
 
 def _complete_checkpoints(folder: Path) -> list[Path]:
@@ -118,16 +124,3 @@ def _single_process_allowed() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled", category=UserWarning)
         yield
-
-
-def _has_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _is_first_rank() -> bool:
-    return not _has_group() or dist.get_rank() == 0
-
-
-def _wait_for_all() -> None:
-    if _has_group():
-        dist.barrier()

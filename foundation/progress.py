@@ -22,11 +22,13 @@ class Progress:
     Args:
         num_steps: of the whole run.
         first_step: steps done before this process started.
+        note: shown behind the figures of every line.
     """
 
-    def __init__(self, num_steps: int, first_step: int) -> None:
+    def __init__(self, num_steps: int, first_step: int, note: str = "") -> None:
         self.num_steps = num_steps
         self.first_step = first_step
+        self.note = f" · {note}" if note else ""
         self._amounts: Counter[str] = Counter()
         self.training_s = 0.0
         self._started_s = self._last_line_s = time.monotonic()
@@ -54,7 +56,7 @@ class Progress:
         self._amounts.update(amounts)
         self.training_s += seconds
         rates = "".join(f" · {rate:,.0f} {name}/s" for name, rate in self.rates().items())
-        figures = f"loss {loss:.4f}{rates}"
+        figures = f"loss {loss:.4f}{rates}{self.note}"
         if self._bar is not None:
             self._bar.set_postfix_str(figures, refresh=False)
             self._bar.update(1)

@@ -1,0 +1,117 @@
+"""The processes of a training run: torchrun's, or one alone, for which everything here is a no-op.
+
+A step's work is cut into parts, of which rank r takes part p where p % world size = r; what the parts add up
+to is the same however many processes share them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+
+from foundation.errors import DataError
+
+
+@contextmanager
+def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
+    """Joins the processes that torchrun started, over gloo; yields (rank, world size).
+
+    Args:
+        alone: without torchrun, make a group of one (TorchRec needs one) instead of none.
+    """
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
+    elif alone:
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    else:
+        yield 0, 1
+        return
+    try:
+        yield rank(), world_size()
+        # Nobody leaves while another rank may still be sending.
+        barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def has_group() -> bool:
+    """Whether this process belongs to a process group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """This process's number, 0 without a process group."""
+    return dist.get_rank() if has_group() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if has_group() else 1
+
+
+def is_first_rank() -> bool:
+    """Whether this process is the one that writes and reports."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Waits until all processes are here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def owned_parts(parts: int) -> list[int]:
+    """Which of a step's `parts` this process works on."""
+    return list(range(rank(), parts, world_size()))
+
+
+def check_parts(parts: int) -> None:
+    """Refuses a number of parts that the processes can't share evenly.
+
+    Raises:
+        DataError: `parts` isn't a multiple of the world size.
+    """
+    if parts % world_size():
+        raise DataError(
+            f"batch.parts is {parts} and there are {world_size()} processes; parts must be a multiple of the "
+            f"processes: set --parts {world_size()}, or another --nproc-per-node"
+        )
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """`tensor`, in place the sum over all processes."""
+    if world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def all_reduce_gradients(model: nn.Module) -> None:
+    """Makes every gradient the sum over all processes, in one message.
+
+    A gradient that is None on some processes counts as zeros there; None on all of them it stays None, so that
+    the optimizer passes it over as it does in one process.
+    """
+    if world_size() == 1:
+        return
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    present = torch.tensor([float(each.grad is not None) for each in parameters])
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    bucket = torch.cat([present.to(gradients[0].device), *(each.flatten() for each in gradients)])
+    all_reduce_sum(bucket)
+    present, *summed = bucket.split([len(parameters), *(each.numel() for each in parameters)])
+    for parameter, is_present, total in zip(parameters, present.tolist(), summed, strict=True):
+        parameter.grad = total.view_as(parameter) if is_present else None
+
+
+def first_rank_says(value: float) -> float:
+    """Rank 0's `value` on every process, so that all decide alike; others pass anything."""
+    box = torch.tensor([value], dtype=torch.float64)
+    if world_size() > 1:
+        dist.broadcast(box, src=0)
+    return box.item()
