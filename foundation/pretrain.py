@@ -1,41 +1,43 @@
 """Pre-train a foundation model: `python -m foundation.pretrain --data DIR --out DIR`.
 
-Under --out: `run.json` (what the run was started with), `checkpoints/`, `tensorboard/`, and at the end
-`release/`. Started again after a kill, the run goes on from its last checkpoint to the same weights, bit for
-bit, given the same number of threads; a finished run does nothing but say so. The last line on stdout is one
-JSON document.
+On several processes: `torchrun --nproc-per-node=N -m foundation.pretrain …`, where N divides `--parts`.
+
+Under --out: `run.json` (what the run was started with), `checkpoints/`, `best/` (with --patience),
+`tensorboard/`, and at the end `release/`. Started again after a kill, the run goes on from its last checkpoint
+to the same weights, bit for bit, given the same number of processes and threads (to rounding with another
+number); a finished run does nothing but say so. The last line on stdout is one JSON document.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from torch.utils.tensorboard import SummaryWriter
 
 from foundation.dataset import load_dataset
-from foundation.errors import run_command
+from foundation.distributed import first_rank_says, is_first_rank, process_group, world_size
+from foundation.errors import DataError, run_command
 from foundation.manifest import training_data_of
 from foundation.pretraining import PretrainConfig, Pretraining
 from foundation.progress import Progress
 from foundation.release import read_manifest, save_release
 from foundation.run_record import data_hash, keep_record
-from foundation.training_batches import padding_share
 
 STEPS_PER_CURVE_POINT = 10
 
 
 def pretrain(config: PretrainConfig) -> dict[str, Any]:
-    """Runs, resumes or reports a run.
+    """Runs, resumes or reports a run; every process of a process group must call it.
 
     Returns:
-        The JSON document of the last line: release, steps, epochs, loss, training_s, tokens_per_s,
-        padding_share, validation figures.
+        The JSON document of the last line: release, steps, epochs (and best_epoch, with early stopping), loss,
+        training_s, tokens_per_s, padding_share, validation figures of the weights released.
 
     Raises:
         DataError: wrong data, settings other than those of an earlier start, or a damaged release.
@@ -46,53 +48,36 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         del settings[irrelevant]
     keep_record(config.out, settings)
     release = config.out / "release"
-    if release.exists():
-        print(f"{config.out}: this run is finished; its release is {release}", flush=True)
+    if first_rank_says(release.exists()):
+        if is_first_rank():
+            print(f"{config.out}: this run is finished; its release is {release}", flush=True)
         return {"release": str(release), **read_manifest(release).metrics}
     run = Pretraining(config, dataset)
-    metrics = _train(run)
-    save_release(release, run.trainer.model, run.tokenizer, training_data_of(dataset), metrics)
+    _train(run)
+    metrics = _figures(run)
+    if is_first_rank():
+        save_release(release, run.trainer.model, run.tokenizer, training_data_of(dataset), metrics)
     return {"release": str(release), **metrics}
 
 
-def _train(run: Pretraining) -> dict[str, float]:
-    """Takes all steps that are still to take; the figures of the finished run."""
-    epochs = run.config.epochs
+def _train(run: Pretraining) -> None:
+    """Takes all steps that are still to take."""
     done = run.resume()
-    first_epoch = int(np.searchsorted(run.steps_before, done, side="right")) - 1
-    validation: dict[str, float] = {}
-    with (
-        SummaryWriter(run.config.out / "tensorboard", purge_step=done) as curves,
-        Progress(run.num_steps, done) as progress,
-    ):
-        progress.say(
-            f"{len(run.histories.num_events):,} training profiles · {epochs} epochs · "
-            f"{run.num_steps:,} steps · {torch.get_num_threads()} threads"
-            + (f" · going on after step {done:,}" if done else "")
-        )
-        for epoch in range(first_epoch, epochs):
-            _train_epoch(run, epoch, done, curves, progress)
+    with ExitStack() as stack:
+        report = Report(run, done, stack) if is_first_rank() else None
+        while not run.validation.is_over:
+            # An epoch is over once it is validated, however far its steps had got before a kill.
+            epoch = int(run.validation.num_epochs)
+            _train_epoch(run, epoch, done, report)
             done = int(run.steps_before[epoch + 1])
-            validation = run.validate()
-            for name, value in validation.items():
-                curves.add_scalar(f"validation/{name}", value, done)
-            figures = " · ".join(f"{name} {value:.4f}" for name, value in validation.items())
-            progress.say(f"epoch {epoch + 1}/{epochs} · loss {run.mean_loss:.4f} · validation {figures}")
-    # A run that was killed after its last step has only its validation and its release to make up for.
-    validation = validation or run.validate()
-    return {
-        "steps": run.num_steps,
-        "epochs": epochs,
-        "loss": run.mean_loss,
-        **run.throughput(),
-        "padding_share": padding_share(run.batches(0)),
-        **{f"validation_{name}": value for name, value in validation.items()},
-    }
+            figures = run.end_epoch()
+            if report is not None:
+                report.epoch(epoch, figures)
 
 
-def _train_epoch(run: Pretraining, epoch: int, done: int, curves: SummaryWriter, progress: Progress) -> None:
-    """The steps of `epoch` after step `done`, with curves and checkpoints."""
-    first = int(run.steps_before[epoch])
+def _train_epoch(run: Pretraining, epoch: int, done: int, report: Report | None) -> None:
+    """The steps of `epoch` after step `done`, with checkpoints; its end is `Pretraining.end_epoch`'s to save."""
+    first, last = (int(step) for step in run.steps_before[epoch : epoch + 2])
     for step, batch in enumerate(run.batches(epoch)[done - first :], start=done):
         if step == first:
             run.epoch_loss.zero_()
@@ -101,13 +86,62 @@ def _train_epoch(run: Pretraining, epoch: int, done: int, curves: SummaryWriter,
         seconds = time.perf_counter() - started_s
         run.epoch_loss += torch.tensor([loss, 1.0], dtype=torch.float64)
         run.work += torch.tensor([batch.num_tokens, seconds], dtype=torch.float64)
-        progress.step(step + 1, loss, seconds, tokens=batch.num_tokens)
-        if step % STEPS_PER_CURVE_POINT == 0:
-            curves.add_scalar("training/loss", loss, step)
-            curves.add_scalar("training/learning_rate", run.trainer.learning_rate(step), step)
-            curves.add_scalar("training/tokens_per_s", progress.rates()["tokens"], step)
-        if (step + 1) % run.config.checkpoint_every == 0 or step + 1 == run.num_steps:
+        if report is not None:
+            report.step(step, loss, seconds, batch.num_tokens)
+        if (step + 1) % run.config.checkpoint_every == 0 and step + 1 < last:
             run.save(step + 1)
+
+
+def _figures(run: Pretraining) -> dict[str, float]:
+    """What the finished run reports, after its weights to release are loaded."""
+    validation, released = run.validation, run.load_released()
+    epochs = int(validation.num_epochs)
+    best = {"best_epoch": released + 1} if run.config.early_stopping.patience else {}
+    return {
+        "steps": int(run.steps_before[epochs]),
+        "epochs": epochs,
+        **best,
+        "loss": run.mean_loss,
+        **run.throughput(),
+        "padding_share": run.padding_share,
+        **{f"validation_{name}": value for name, value in validation.figures(released).items()},
+    }
+
+
+class Report:
+    """What rank 0 shows of a run while it trains: progress on stderr, curves in TensorBoard."""
+
+    def __init__(self, run: Pretraining, done: int, stack: ExitStack) -> None:
+        self.run = run
+        self.curves = stack.enter_context(SummaryWriter(run.config.out / "tensorboard", purge_step=done))
+        padding = f"{100 * run.padding_share:.1f} % padding"
+        self.progress = stack.enter_context(Progress(run.num_steps, done, padding))
+        self.progress.say(
+            f"{len(run.histories.num_events):,} training profiles · {run.config.epochs} epochs · "
+            f"{run.num_steps:,} steps · {padding} · {world_size()} processes · {torch.get_num_threads()} threads"
+            + (f" · going on after step {done:,}" if done else "")
+        )
+
+    def step(self, step: int, loss: float, seconds: float, tokens: int) -> None:
+        """One optimizer step (from 0): its loss, time and packed tokens."""
+        self.progress.step(step + 1, loss, seconds, tokens=tokens)
+        if step % STEPS_PER_CURVE_POINT == 0:
+            self.curves.add_scalar("training/loss", loss, step)
+            self.curves.add_scalar("training/learning_rate", self.run.trainer.learning_rate(step), step)
+            self.curves.add_scalar("training/tokens_per_s", self.progress.rates()["tokens"], step)
+
+    def epoch(self, epoch: int, validation: dict[str, float]) -> None:
+        """The end of an epoch (from 0), and its validation figures."""
+        run, epochs = self.run, self.run.config.epochs
+        for name, value in validation.items():
+            self.curves.add_scalar(f"validation/{name}", value, int(run.steps_before[epoch + 1]))
+        figures = " · ".join(f"{name} {value:.4f}" for name, value in validation.items()) or "without events"
+        self.progress.say(f"epoch {epoch + 1}/{epochs} · loss {run.mean_loss:.4f} · validation {figures}")
+        if run.validation.is_over and epoch + 1 < epochs:
+            best = run.validation.best_epoch + 1
+            self.progress.say(
+                f"stopped early: no epoch since {best} had a better {run.validation.config.metric}"
+            )
 
 
 def main() -> None:
@@ -115,7 +149,16 @@ def main() -> None:
     config = tyro.cli(
         PretrainConfig, prog="python -m foundation.pretrain", config=(tyro.conf.OmitArgPrefixes,)
     )
-    print(json.dumps(pretrain(config)))
+    with process_group() as (rank, _):
+        try:
+            document = pretrain(config)
+        except DataError:
+            # Every rank meets the same error; one of them says so.
+            if rank:
+                raise SystemExit(DataError.exit_status) from None
+            raise
+    if rank == 0:
+        print(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from foundation.checkpoint import checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint
+from foundation.checkpoint import (
+    checkpoint_of,
+    checkpoint_step,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from foundation.dataset import Dataset
+from foundation.distributed import check_parts, first_rank_says, is_first_rank
+from foundation.early_stopping import FIGURES, EarlyStoppingConfig, ValidationHistory
 from foundation.errors import DataError
 from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
 from foundation.learning_rate import OptimConfig
@@ -24,7 +32,13 @@ from foundation.protocol import ProtocolName
 from foundation.split import VALIDATION
 from foundation.tokenizer import Tokenizer
 from foundation.trainer import Trainer
-from foundation.training_batches import Batch, BatchConfig, epoch_batches, training_histories
+from foundation.training_batches import (
+    Batch,
+    BatchConfig,
+    epoch_batches,
+    padding_share,
+    training_histories,
+)
 from foundation.vocabulary import build_vocabularies
 
 
@@ -51,17 +65,30 @@ class PretrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     batch: BatchConfig = field(default_factory=BatchConfig)
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("epochs", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        longest, window = max(self.batch.progressive, default=0), self.model.window.window
+        if longest > window:
+            raise ValueError(
+                f"progressive has a window of {longest} events; none may be above the model's window, {window}"
+            )
 
 
 class Pretraining:
-    """A run over a dataset: its data looked up once, its plan of batches, its trainer."""
+    """A run over a dataset, on any number of processes: its data looked up once, its plan, its trainer.
+
+    Attributes:
+        steps_before: optimizer steps before each epoch, and at last of all.
+        padding_share: of the dense grids that attention works on, over the first epoch.
+        validation: figures after each epoch done.
+    """
 
     def __init__(self, config: PretrainConfig, dataset: Dataset) -> None:
+        check_parts(config.batch.parts)
         self.config = config
         self.dataset = dataset
         self.tokenizer = Tokenizer(dataset.schema, build_vocabularies(dataset))
@@ -72,13 +99,16 @@ class Pretraining:
             raise DataError(
                 f"{dataset.folder}: no training profile has two events; there is nothing to train on"
             )
+        self._check_validation()
         self.steps_before = np.cumsum([0, *(len(self.batches(epoch)) for epoch in range(config.epochs))])
+        self.padding_share = padding_share(self.batches(0), config.batch.parts)
         torch.manual_seed(config.seed)
         model = build_model(config.model, self.tokenizer, dataset)
         self.trainer = Trainer(model, config.optim, config.objective, self.num_steps, config.seed)
         # Kept in checkpoints: sum of the epoch's losses so far, and of how many steps; tokens and seconds.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
         self.work = torch.zeros(2, dtype=torch.float64)
+        self.validation = ValidationHistory(config.early_stopping, config.epochs)
 
     @property
     def num_steps(self) -> int:
@@ -87,13 +117,14 @@ class Pretraining:
 
     def batches(self, epoch: int) -> list[Batch]:
         """The batches of `epoch` (from 0), in order."""
-        config = self.config
+        config, batch = self.config, self.config.batch
+        window = batch.window(config.model.window, epoch, config.epochs)
         return epoch_batches(
-            self.histories, config.model.window, config.batch.tokens_per_batch, config.seed, epoch
+            self.histories, window, batch.tokens_per_batch, config.seed, epoch, batch.latest_share
         )
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint of `step` steps done."""
+        """Writes the checkpoint of `step` steps done; every rank must call it, as all that is below."""
         save_checkpoint(self._checkpoints, step, self._state())
 
     def resume(self) -> int:
@@ -106,6 +137,31 @@ class Pretraining:
         self.trainer.load_state(state)
         return checkpoint_step(newest)
 
+    def end_epoch(self) -> dict[str, float]:
+        """Validates the epoch that was trained last, and keeps its weights if a release is to be of them.
+
+        Returns:
+            The validation figures, from rank 0 for all.
+        """
+        here = self._validate() if is_first_rank() else {}
+        figures = {name: first_rank_says(here.get(name, float("nan"))) for name in FIGURES}
+        self.validation.add(figures)
+        epoch = int(self.validation.num_epochs) - 1
+        step = int(self.steps_before[epoch + 1])
+        if self.config.early_stopping.patience and self.validation.best_epoch == epoch:
+            save_checkpoint(self._best, step, {"model": self.trainer.model.state_dict()})
+        self.save(step)
+        return self.validation.figures(epoch)
+
+    def load_released(self) -> int:
+        """Makes the trainer's weights those to release; the epoch (from 0) that they are of."""
+        epoch = self.validation.released_epoch
+        if self.config.early_stopping.patience:
+            state = {"model": self.trainer.model.state_dict()}
+            load_checkpoint(checkpoint_of(self._best, int(self.steps_before[epoch + 1])), state)
+            self.trainer.model.load_state_dict(state["model"])
+        return epoch
+
     @property
     def mean_loss(self) -> float:
         """Mean over the steps of the current epoch."""
@@ -117,7 +173,7 @@ class Pretraining:
         tokens, seconds = self.work.tolist()
         return {"training_s": seconds, "tokens_per_s": tokens / seconds}
 
-    def validate(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         """Loss and ranking of the validation events; nothing where the protocol has none."""
         tested = last_events(self.dataset, self.events, VALIDATION)
         if not len(tested.last_row):
@@ -126,12 +182,25 @@ class Pretraining:
         metrics = ranking_metrics(ranks)
         return {"loss": loss, "ndcg@10": metrics["ndcg@10"], "hr@10": metrics["hr@10"]}
 
+    def _check_validation(self) -> None:
+        if not self.config.early_stopping.patience:
+            return
+        if not len(last_events(self.dataset, self.events, VALIDATION).last_row):
+            raise DataError(
+                f"{self.dataset.folder}: no event to validate on, which early stopping needs; set --patience 0"
+            )
+
     @property
     def _checkpoints(self) -> Path:
         return self.config.out / "checkpoints"
 
+    @property
+    def _best(self) -> Path:
+        return self.config.out / "best"
+
     def _state(self) -> dict[str, Any]:
-        return {**self.trainer.state(), "epoch_loss": self.epoch_loss, "work": self.work}
+        counted = {"epoch_loss": self.epoch_loss, "work": self.work, "validation": self.validation.state()}
+        return {**self.trainer.state(), **counted}
 
 
 def build_model(config: FoundationConfig, tokenizer: Tokenizer, dataset: Dataset) -> FoundationModel:
