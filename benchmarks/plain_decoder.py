@@ -1,0 +1,209 @@
+"""The foundation model as one would first write it in PyTorch: the baseline of `benchmarks.training`.
+
+It imports nothing of ours. The architecture, the loss and the names of the weights are Marquee's; how it is computed
+is not: every batch is padded to its longest window, every layer works on the whole grid, and the logits of all tokens
+over all items are held at once.
+
+Shapes: B windows, S longest window, L events of one window, F facet columns, I item rows (0 out of vocabulary, 1 start
+marker), M valid tokens, D width, H heads, K head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+# Item rows below this are no items: they are no targets and don't compete.
+FIRST_ITEM = 2
+
+
+class PlainConfig(NamedTuple):
+    """Sizes and settings, by Marquee's names."""
+
+    width: int
+    num_layers: int
+    num_heads: int
+    dropout: float
+    temperature: float
+    masked_share: float  # of the known input items shown as out of vocabulary
+
+
+class Window(NamedTuple):
+    """One window of a profile, tokenised ahead of training."""
+
+    facet_ids: Tensor  # [L, F] int64, rows of the facet table; 0 where there is no value
+    item_ids: Tensor  # [L] int64, item row of the event before
+    targets: Tensor  # [L] int64, item row of the event itself
+
+
+def rotate(x_BHSK: Tensor) -> Tensor:
+    """Rotary positions 0 .. S - 1 (RoFormer, arXiv 2104.09864), pairs (i, i + K / 2)."""
+    length, head_width = x_BHSK.shape[-2:]
+    frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2) / head_width)
+    angles = torch.outer(torch.arange(length), frequencies)
+    cos, sin = torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((angles.sin(),) * 2, dim=-1)
+    first, second = x_BHSK.chunk(2, dim=-1)
+    return x_BHSK * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class PlainAttention(nn.Module):
+    """Causal multi-head attention over `[B, S, D]`; padding lies on the right, where no real token looks."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.project_in = nn.Linear(width, 3 * width, bias=False)
+        self.project_out = nn.Linear(width, width, bias=False)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """`[B, S, D]` to `[B, S, D]`."""
+        q, k, v = (
+            part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for part in self.project_in(x_BSD).chunk(3, dim=-1)
+        )
+        out = F.scaled_dot_product_attention(rotate(q), rotate(k), v, is_causal=True)
+        return self.project_out(out.transpose(1, 2).flatten(2))
+
+
+class PlainFeedForward(nn.Module):
+    """Two linear layers, GELU between them, four times the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(width, 4 * width)
+        self.project_out = nn.Linear(4 * width, width)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """`[B, S, D]` to `[B, S, D]`."""
+        return self.project_out(F.gelu(self.project_in(x_BSD)))
+
+
+class PlainBlock(nn.Module):
+    """Pre-norm attention and feed-forward, dropout on what each adds."""
+
+    def __init__(self, config: PlainConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.width)
+        self.attention = PlainAttention(config.width, config.num_heads)
+        self.feed_forward_norm = nn.LayerNorm(config.width)
+        self.feed_forward = PlainFeedForward(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """`[B, S, D]` to `[B, S, D]`."""
+        x_BSD = x_BSD + self.dropout(self.attention(self.attention_norm(x_BSD)))
+        return x_BSD + self.dropout(self.feed_forward(self.feed_forward_norm(x_BSD)))
+
+
+class PlainDecoder(nn.Module):
+    """Blocks and a final norm."""
+
+    def __init__(self, config: PlainConfig) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(PlainBlock(config) for _ in range(config.num_layers))
+        self.final_norm = nn.LayerNorm(config.width)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """`[B, S, D]` to `[B, S, D]`."""
+        x_BSD = self.dropout(x_BSD)
+        for block in self.blocks:
+            x_BSD = block(x_BSD)
+        return self.final_norm(x_BSD)
+
+
+class PlainItemTower(nn.Module):
+    """Id embedding plus the mean of the item's metadata embeddings.
+
+    Args:
+        feature_rows: `[I, columns]` int64, rows of the metadata table; 0 where an item has no value.
+        num_feature_rows: rows of the metadata table.
+        width: D.
+    """
+
+    feature_rows: Tensor
+
+    def __init__(self, feature_rows: Tensor, num_feature_rows: int, width: int) -> None:
+        super().__init__()
+        self.register_buffer("feature_rows", feature_rows)
+        self.id_embedding = nn.Embedding(len(feature_rows), width)
+        self.feature_embedding = nn.EmbeddingBag(num_feature_rows, width, mode="mean", padding_idx=0)
+
+    def forward(self) -> Tensor:
+        """Vectors of all items, `[I, D]`."""
+        return self.id_embedding.weight + self.feature_embedding(self.feature_rows)
+
+
+class PlainModel(nn.Module):
+    """Facets and the event before in, next-item loss out.
+
+    Args:
+        config: sizes and settings.
+        weights: Marquee's state dict, which is copied; its names and shapes are this model's.
+
+    Raises:
+        RuntimeError: Marquee's model has a weight that this one lacks, or the other way round; it names them.
+    """
+
+    def __init__(self, config: PlainConfig, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.config = config
+        self.facet_embedding = nn.Embedding(
+            len(weights["facet_embedding.weight"]), config.width, padding_idx=0
+        )
+        self.item_tower = PlainItemTower(
+            weights["item_tower.feature_rows"],
+            len(weights["item_tower.feature_embedding.weight"]),
+            config.width,
+        )
+        self.decoder = PlainDecoder(config)
+        self.load_state_dict(weights, strict=True)
+
+    def loss(self, windows: Sequence[Window]) -> Tensor:
+        """Mean cross entropy of the next item over all tokens whose target is a known item; a scalar, in nats."""
+        facet_ids = pad_sequence([window.facet_ids for window in windows], batch_first=True)
+        item_ids = pad_sequence([window.item_ids for window in windows], batch_first=True)
+        targets = pad_sequence([window.targets for window in windows], batch_first=True)
+        if self.training and self.config.masked_share:
+            masked = (torch.rand(item_ids.shape) < self.config.masked_share) & (item_ids >= FIRST_ITEM)
+            item_ids = item_ids.masked_fill(masked, 0)
+        vectors_ID = self.item_tower()
+        x_BSD = self.facet_embedding(facet_ids).sum(dim=2) + F.embedding(item_ids, vectors_ID)
+        hidden_BSD = self.decoder(x_BSD)
+        valid = targets >= FIRST_ITEM  # padding is 0
+        # The temperature divides the hidden states: two passes over the logits less, and the same loss.
+        queries_MD = F.normalize(hidden_BSD[valid], dim=-1, eps=1e-4) / self.config.temperature
+        items = F.normalize(vectors_ID[FIRST_ITEM:], dim=-1, eps=1e-4)
+        return F.cross_entropy(queries_MD @ items.T, targets[valid] - FIRST_ITEM)
+
+
+class PlainTrainer:
+    """AdamW steps on random batches.
+
+    Args:
+        model: trained in place.
+        weight_decay: of AdamW.
+        clip_norm: gradients are scaled down to this norm.
+    """
+
+    def __init__(self, model: PlainModel, weight_decay: float, clip_norm: float) -> None:
+        self.model = model
+        self.clip_norm = clip_norm
+        self.optimizer = torch.optim.AdamW(model.parameters(), weight_decay=weight_decay, fused=True)
+
+    def step(self, windows: Sequence[Window], learning_rate: float) -> float:
+        """One optimizer step; returns the loss before it."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        loss = self.model.loss(windows)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
