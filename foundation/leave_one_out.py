@@ -1,8 +1,9 @@
-"""Leave-one-out ranking: the last event of a held-out profile among all items, its history masked.
+"""Leave-one-out ranking: a profile's held-out event among all items, its history masked.
 
-Letters: P tested profiles, B profiles of a chunk, T packed tokens, I item rows, N events of the dataset.
+Letters: P tested profiles, B profiles of a chunk, T packed tokens, I item rows, N events of the dataset, K items
+kept from the top.
 
-The tested event is known by its place (the last one); the request carries its time and its *when* and *where*
+The tested event is known by its place (one of the last); the request carries its time and its *when* and *where*
 facets, as in training. Equal scores rank in item row order, so a figure doesn't depend on a sort's whims.
 """
 
@@ -14,12 +15,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from foundation.dataset import Dataset
+from foundation.errors import DataError
 from foundation.layout import layout
 from foundation.model import FoundationModel
-from foundation.objectives import next_item_loss
 from foundation.protocol import NUM_HELD_OUT
 from foundation.split import TEST, VALIDATION, profile_roles, training_mask
 from foundation.tokenizer import Tokenizer
@@ -28,11 +30,8 @@ from foundation.vocabulary import FIRST_KNOWN
 from foundation.window import span_rows, window_start
 
 CUTOFFS = (1, 10, 50, 200)
-PROTOCOL = (
-    "leave one out: the last event of each held-out profile, ranked among all items, history masked; "
-    "events ordered by (profile, timestamp), stable in file order; ties in item row order"
-)
-_PROFILES_PER_CHUNK = 64
+# Of a chunk: dense tokens, scores and profiles. Small enough for the processor's caches on a small catalogue.
+_TOKENS_PER_CHUNK, _SCORES_PER_CHUNK, _PROFILES_PER_CHUNK = 8_192, 1 << 20, 256
 
 
 class LastEvents(NamedTuple):
@@ -61,6 +60,15 @@ def last_events(dataset: Dataset, events: EventIds, role: int) -> LastEvents:
     return LastEvents(first_row[kept], last_row[kept])
 
 
+class Ranking(NamedTuple):
+    """How a model ranks the tested events; in their order."""
+
+    ranks: Tensor  # int64 [P], 0 is first
+    losses: Tensor  # float64 [P], cross-entropy of the tested item over all items, nats
+    top_rows: Tensor  # int64 [P, K], item rows, best first; 0 behind a profile's last unmasked item
+    top_scores: Tensor  # float32 [P, K], -inf there
+
+
 def ranks(scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
     """Place of each target among the known items: how many score higher, or the same in an earlier row.
 
@@ -72,76 +80,158 @@ def ranks(scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor]) -> 
     Returns:
         int64 [B].
     """
-    scores_BI = scores_BI.clone()
+    masked_BI = _masked(scores_BI, targets_B, seen)
     target_scores_B1 = scores_BI.gather(1, targets_B[:, None])
-    scores_BI[seen] = float("-inf")
-    scores_BI[:, :FIRST_KNOWN] = float("-inf")
     earlier_BI = torch.arange(scores_BI.shape[1]) < targets_B[:, None]
-    ahead_BI = (scores_BI > target_scores_B1) | ((scores_BI == target_scores_B1) & earlier_BI)
+    ahead_BI = (masked_BI > target_scores_B1) | ((masked_BI == target_scores_B1) & earlier_BI)
     return ahead_BI.sum(dim=1)
 
 
-def ranking_metrics(ranks_P: Tensor) -> dict[str, float]:
-    """Means of hr@k, of ndcg@k = 1 / log2(rank + 2) for k in `CUTOFFS`, and of mrr = 1 / (rank + 1)."""
+def profile_figures(ranks_P: Tensor) -> dict[str, Tensor]:
+    """hr@k, ndcg@k = 1 / log2(rank + 2) for k in `CUTOFFS`, and mrr = 1 / (rank + 1), of each; float64 [P]."""
     places_P = ranks_P.double()
     gain_P = 1.0 / torch.log2(places_P + 2)
-    metrics: dict[str, float] = {}
+    figures: dict[str, Tensor] = {}
     for k in CUTOFFS:
-        metrics[f"hr@{k}"] = (places_P < k).double().mean().item()
-        metrics[f"ndcg@{k}"] = torch.where(places_P < k, gain_P, 0.0).mean().item()
-    metrics["mrr"] = (1.0 / (places_P + 1)).mean().item()
-    return metrics
+        figures[f"hr@{k}"] = (places_P < k).double()
+        figures[f"ndcg@{k}"] = torch.where(places_P < k, gain_P, 0.0)
+    return {**figures, "mrr": 1.0 / (places_P + 1)}
+
+
+def ranking_metrics(ranks_P: Tensor) -> dict[str, float]:
+    """Means over profiles of `profile_figures`."""
+    return {name: figure_P.mean().item() for name, figure_P in profile_figures(ranks_P).items()}
 
 
 def popularity_ranks(dataset: Dataset, events: EventIds, tested: LastEvents, num_rows: int) -> Tensor:
     """Ranks when every profile is shown the items with the most foundation training events; int64 [P]."""
+    scores_I = torch.from_numpy(item_counts(dataset, events, num_rows).astype(np.float64))
+    found_P = torch.zeros(len(tested.last_row), dtype=torch.int64)
+    for chunk in _chunks(np.ones(len(tested.last_row), dtype=np.int64), num_rows):
+        targets_B, seen = _targets_and_seen(events, _of_chunk(tested, chunk))
+        found_P[chunk] = ranks(scores_I.expand(len(targets_B), -1), targets_B, seen)
+    return found_P
+
+
+def item_counts(dataset: Dataset, events: EventIds, num_rows: int) -> NDArray[np.int64]:
+    """Training events of each item row, int64 `[num_rows]`; 0 for the rows that are no item."""
     counts = np.bincount(events.item[training_mask(dataset)], minlength=num_rows)
-    scores_I = torch.from_numpy(counts.astype(np.float64))
-    found = []
-    for chunk in _chunks(tested):
-        targets_B, seen = _targets_and_seen(events, chunk)
-        found.append(ranks(scores_I.expand(len(targets_B), -1), targets_B, seen))
-    return torch.cat(found)
+    counts[:FIRST_KNOWN] = 0
+    return counts
 
 
-@torch.no_grad()
 def model_ranks(
     model: FoundationModel, tokenizer: Tokenizer, events: EventIds, tested: LastEvents
 ) -> tuple[Tensor, float]:
-    """Ranks by the model, and its mean next-item loss over all tokens of the tested windows.
+    """Ranks by the model, int64 [P], and its mean loss in nats; see `rank_tested`."""
+    ranking = rank_tested(model, tokenizer, events, tested)
+    return ranking.ranks, ranking.losses.mean().item()
+
+
+@torch.no_grad()
+def rank_tested(
+    model: FoundationModel,
+    tokenizer: Tokenizer,
+    events: EventIds,
+    tested: LastEvents,
+    num_top: int = 0,
+    show_progress: bool = False,
+) -> Ranking:
+    """Ranks all items for each tested event's request.
 
     Args:
         model: put into evaluation mode here, and back into the mode it was in.
+        tokenizer: that the events were looked up with.
         events: `Tokenizer.event_ids` of all events of the dataset.
+        tested: which to rank, from which histories.
+        num_top: K, items to keep from the top.
+        show_progress: a bar on stderr, where that is a terminal.
 
-    Returns:
-        (int64 [P], loss in nats).
+    Raises:
+        DataError: a score isn't a number.
     """
     was_training = model.training
     model.eval()
     vectors_ID = model.item_vectors()
-    window = model.config.window
-    found, loss_sum, num_targets = [], 0.0, 0
-    for chunk in _chunks(tested):
-        num_before = chunk.last_row - chunk.first_row
-        starts = chunk.first_row + window_start(num_before, window.window, window.block)
-        span = span_rows(starts, chunk.last_row + 1)
-        facet_ids, item_ids = tokenizer.assemble(events, span.rows, span.previous)
-        where = layout(torch.from_numpy(span.lengths))
-        hidden_TD = model(torch.from_numpy(facet_ids), torch.from_numpy(item_ids), where, vectors_ID)
-        logits_BI = model.logits(model.profile_vector(hidden_TD, where), vectors_ID)
-        targets_B, seen = _targets_and_seen(events, chunk)
-        found.append(ranks(logits_BI, targets_B, seen))
-        targets_T = torch.from_numpy(events.item[span.rows])
-        loss, count = next_item_loss(hidden_TD, vectors_ID, targets_T, model.config.temperature)
-        loss_sum, num_targets = loss_sum + loss.item(), num_targets + int(count)
+    num_tested, num_top = len(tested.last_row), min(num_top, len(vectors_ID) - FIRST_KNOWN)
+    found = Ranking(
+        ranks=torch.zeros(num_tested, dtype=torch.int64),
+        losses=torch.zeros(num_tested, dtype=torch.float64),
+        top_rows=torch.zeros(num_tested, num_top, dtype=torch.int64),
+        top_scores=torch.zeros(num_tested, num_top),
+    )
+    starts = _window_starts(model, tested)
+    with tqdm(
+        total=num_tested, unit="profile", dynamic_ncols=True, disable=None if show_progress else True
+    ) as bar:
+        for chunk in _chunks(tested.last_row + 1 - starts, len(vectors_ID)):
+            logits_BI = _request_logits(
+                model, tokenizer, events, starts[chunk], tested.last_row[chunk], vectors_ID
+            )
+            targets_B, seen = _targets_and_seen(events, _of_chunk(tested, chunk))
+            if not logits_BI[:, FIRST_KNOWN:].isfinite().all():
+                raise DataError("the model's scores are not all numbers: its training went astray")
+            found.ranks[chunk] = ranks(logits_BI, targets_B, seen)
+            found.losses[chunk] = nn.functional.cross_entropy(logits_BI, targets_B, reduction="none").double()
+            if num_top:
+                found.top_rows[chunk], found.top_scores[chunk] = _top(logits_BI, targets_B, seen, num_top)
+            bar.update(len(chunk))
     model.train(was_training)
-    return torch.cat(found), loss_sum / max(1, num_targets)
+    return found
 
 
-def _chunks(tested: LastEvents) -> Iterator[LastEvents]:
-    for first in range(0, len(tested.last_row), _PROFILES_PER_CHUNK):
-        yield LastEvents(*(rows[first : first + _PROFILES_PER_CHUNK] for rows in tested))
+def _window_starts(model: FoundationModel, tested: LastEvents) -> NDArray[np.int64]:
+    window = model.config.window
+    return tested.first_row + window_start(tested.last_row - tested.first_row, window.window, window.block)
+
+
+def _request_logits(
+    model: FoundationModel,
+    tokenizer: Tokenizer,
+    events: EventIds,
+    starts_B: NDArray[np.int64],
+    tested_B: NDArray[np.int64],
+    vectors_ID: Tensor,
+) -> Tensor:
+    """Scores `[B, I]` of the requests at event rows `tested_B`, from histories that begin at `starts_B`."""
+    span = span_rows(starts_B, tested_B + 1)
+    facet_ids, item_ids = tokenizer.assemble(events, span.rows, span.previous)
+    where = layout(torch.from_numpy(span.lengths))
+    hidden_TD = model(torch.from_numpy(facet_ids), torch.from_numpy(item_ids), where, vectors_ID)
+    return model.logits(model.profile_vector(hidden_TD, where), vectors_ID)
+
+
+def _top(
+    scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor], num_top: int
+) -> tuple[Tensor, Tensor]:
+    """Item rows and scores of the `num_top` best of each sequence, as `ranks` orders them."""
+    masked_BI = _masked(scores_BI, targets_B, seen)
+    scores_BK, rows_BK = (best[:, :num_top] for best in masked_BI.sort(dim=1, descending=True, stable=True))
+    return rows_BK.where(scores_BK > float("-inf"), 0), scores_BK
+
+
+def _masked(scores_BI: Tensor, targets_B: Tensor, seen: tuple[Tensor, Tensor]) -> Tensor:
+    """A copy with -inf for rows that are no item and for those seen, but for the target."""
+    masked_BI = scores_BI.clone()
+    masked_BI[seen] = float("-inf")
+    masked_BI[:, :FIRST_KNOWN] = float("-inf")
+    return masked_BI.scatter(1, targets_B[:, None], scores_BI.gather(1, targets_B[:, None]))
+
+
+def _chunks(lengths_P: NDArray[np.int64], num_rows: int) -> Iterator[NDArray[np.int64]]:
+    """Places of tested events, in chunks of similar lengths, so that little is padded; the longest come first."""
+    order = np.argsort(-lengths_P, kind="stable")
+    first = 0
+    while first < len(order):
+        longest = int(lengths_P[order[first]])
+        largest = min(_TOKENS_PER_CHUNK // longest, _SCORES_PER_CHUNK // num_rows, _PROFILES_PER_CHUNK)
+        stop = first + max(1, largest)
+        yield order[first:stop]
+        first = stop
+
+
+def _of_chunk(tested: LastEvents, chunk: NDArray[np.int64]) -> LastEvents:
+    return LastEvents(tested.first_row[chunk], tested.last_row[chunk])
 
 
 def _targets_and_seen(events: EventIds, tested: LastEvents) -> tuple[Tensor, tuple[Tensor, Tensor]]:

@@ -20,14 +20,14 @@ from foundation.checkpoint import (
     save_checkpoint,
 )
 from foundation.dataset import Dataset
-from foundation.distributed import check_parts, first_rank_says, is_first_rank
+from foundation.distributed import first_rank_says, is_first_rank
 from foundation.early_stopping import FIGURES, EarlyStoppingConfig, ValidationHistory
 from foundation.errors import DataError
 from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
 from foundation.learning_rate import OptimConfig
 from foundation.leave_one_out import last_events, model_ranks, ranking_metrics
 from foundation.model import FoundationConfig, FoundationModel
-from foundation.objectives import ObjectiveConfig
+from foundation.objectives.config import ObjectiveConfig
 from foundation.protocol import ProtocolName
 from foundation.split import VALIDATION
 from foundation.tokenizer import Tokenizer
@@ -88,7 +88,6 @@ class Pretraining:
     """
 
     def __init__(self, config: PretrainConfig, dataset: Dataset) -> None:
-        check_parts(config.batch.parts)
         self.config = config
         self.dataset = dataset
         self.tokenizer = Tokenizer(dataset.schema, build_vocabularies(dataset))

@@ -16,7 +16,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from foundation.layout import layout
 from foundation.learning_rate import OptimConfig, learning_rate
 from foundation.model import FoundationModel
-from foundation.objectives import ObjectiveConfig, next_item_loss, sampled_next_item_loss, uniform_negatives
+from foundation.objectives.config import ObjectiveConfig
+from foundation.objectives.negatives import uniform_negatives
+from foundation.objectives.softmax import next_item_loss, sampled_next_item_loss
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
 from foundation.training_batches import Batch

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from foundation.objectives import next_item_loss
+from foundation.objectives.softmax import next_item_loss
 from ranker.model import Ranker, RankerInputs
 from ranker.profile_tower import DecoderTower
 from ranker.state import ProfileState

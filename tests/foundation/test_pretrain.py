@@ -22,7 +22,7 @@ from foundation.errors import DataError
 from foundation.learning_rate import OptimConfig, learning_rate
 from foundation.manifest import file_hash
 from foundation.model import FoundationConfig
-from foundation.objectives import ObjectiveConfig
+from foundation.objectives.config import ObjectiveConfig
 from foundation.pretrain import pretrain
 from foundation.pretraining import PretrainConfig, Pretraining
 from foundation.trainer import mask_items

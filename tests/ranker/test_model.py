@@ -12,7 +12,7 @@ from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from foundation.objectives import next_item_loss
+from foundation.objectives.softmax import next_item_loss
 from ranker.embeddings import PaddedSparseArch, SparseArch
 from ranker.features import CandidateInputs, ProfileInputs
 from ranker.interaction import InteractionConfig
