@@ -124,12 +124,13 @@ def compare_step(settings: PretrainConfig, dataset: Dataset, plain: type[PlainMo
 
 
 def _sharpen(model: nn.Module, seed: int) -> None:
-    """Large weights, and biases that are not 0: attention is sharp, and a wrong input or position shows."""
+    """Large weights, and none that start at 0 as a whole: attention is sharp, and a wrong input or position shows."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, weight in model.named_parameters():
-            weight.mul_(3.0)
-            if name.endswith("bias"):
+        for weight in model.parameters():
+            if weight.any():
+                weight.mul_(3.0)
+            else:
                 weight.normal_(std=0.1, generator=generator)
 
 
@@ -146,6 +147,8 @@ def _keep_gradients(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def _relative(actual: Tensor, expected: Tensor) -> float:
+    if not expected.numel():
+        return 0.0
     largest = float(expected.abs().max())
     return float((actual - expected).abs().max()) / (largest or 1.0)
 
