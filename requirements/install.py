@@ -56,7 +56,8 @@ def main() -> int:
 def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
     """Name -> (hash of what the step depends on, arguments of pip install), in the order they are installed."""
     files = {
-        name: REQUIREMENTS / f"{name}.txt" for name in ("base", "constraints", machine, "no-deps", "dev")
+        name: REQUIREMENTS / f"{name}.txt"
+        for name in ("base", "constraints", machine, "no-deps", "dev", "content")
     }
     held = ["-c", str(files["constraints"])]
     packages = _hash(files["base"], files["constraints"], files[machine], files["no-deps"])
@@ -69,6 +70,7 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
     }
     if with_tests:
         steps["test packages"] = (_hash(files["dev"]) + packages, ["-r", str(files["dev"]), *held])
+        steps["sentence encoder"] = (_hash(files["content"]), ["--no-deps", "-r", str(files["content"])])
     return steps
 
 
