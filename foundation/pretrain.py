@@ -21,7 +21,7 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 
 from foundation.dataset import load_dataset
-from foundation.distributed import first_rank_says, is_first_rank, process_group, world_size
+from foundation.distributed import check_parts, first_rank_says, is_first_rank, process_group, world_size
 from foundation.errors import DataError, run_command
 from foundation.manifest import training_data_of
 from foundation.pretraining import PretrainConfig, Pretraining
@@ -40,8 +40,10 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         training_s, tokens_per_s, padding_share, validation figures of the weights released.
 
     Raises:
-        DataError: wrong data, settings other than those of an earlier start, or a damaged release.
+        DataError: parts that the processes can't share, wrong data, settings other than those of an earlier
+            start, or a damaged release.
     """
+    check_parts(config.batch.parts)
     dataset = load_dataset(config.data, config.protocol)
     settings = asdict(config) | {"data": data_hash(dataset)}
     for irrelevant in ("out", "checkpoint_every"):
