@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -134,6 +135,7 @@ def check_dataset(release: Release, dataset: Dataset) -> None:
                 f"{dataset.folder / 'schema.toml'}: {field.name} differs from the release's {SCHEMA}; "
                 "use the data that the release was trained on, or pre-train anew"
             )
+    _check_no_item_vanished(release, dataset)
     built = json.loads(build_vocabularies(dataset).to_json())
     trained = json.loads(release.vocabularies.to_json())
     for part in trained:
@@ -161,6 +163,17 @@ def check_cut(release: Release, dataset: Dataset) -> None:
                 f"{MANIFEST}: trained_on.cut.{field.name} is {was}, {dataset.folder} has {expected}: the "
                 "release may have been trained on what is held out here; pre-train with this split"
             )
+
+
+def _check_no_item_vanished(release: Release, dataset: Dataset) -> None:
+    trained, here = release.vocabularies.items.keys, dataset.catalogue.item_id
+    vanished = np.flatnonzero(~np.isin(trained, here))
+    if len(vanished):
+        raise ReleaseError(
+            f"{dataset.folder / 'items.parquet'}: lacks {len(vanished)} of the {len(trained)} items that the release "
+            f"was trained with, the first is its number {vanished[0]} (raw id {trained[vanished[0]]}); put them "
+            "back, or pre-train anew"
+        )
 
 
 def _check_protocol(release: Release, dataset: Dataset) -> None:

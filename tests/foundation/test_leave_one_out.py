@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from foundation import leave_one_out
+from foundation.dataset import Dataset, load_dataset
 from foundation.decoder import DecoderConfig
+from foundation.errors import DataError
 from foundation.layout import layout
-from foundation.leave_one_out import last_events, model_ranks, popularity_ranks, ranking_metrics, ranks
-from foundation.model import FoundationConfig
+from foundation.leave_one_out import (
+    last_events,
+    model_ranks,
+    popularity_ranks,
+    rank_tested,
+    ranking_metrics,
+    ranks,
+)
+from foundation.model import FoundationConfig, FoundationModel
 from foundation.pretraining import build_model
 from foundation.split import TEST, TRAIN, profile_roles
 from foundation.tokenizer import Tokenizer, history_tokens
@@ -129,3 +142,97 @@ def test_profiles_without_a_history_or_a_known_last_item_are_left_out(synthetic_
     without = last_events(synthetic_dataset, events._replace(item=unknown), TEST)
     assert without.last_row.tolist() == tested.last_row[1:].tolist()
     assert (without.last_row > without.first_row).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_ranks_equal_a_plain_sort_with_many_ties(data):
+    """Scores take three values; each sequence leaves out some items, at times its target, repeated or not."""
+    num_rows = data.draw(st.integers(3, 12))
+    scores = data.draw(
+        st.lists(st.lists(st.integers(0, 2), min_size=num_rows, max_size=num_rows), min_size=1, max_size=4)
+    )
+    targets = [data.draw(st.integers(FIRST_KNOWN, num_rows - 1)) for _ in scores]
+    histories = [data.draw(st.lists(st.integers(0, num_rows - 1), max_size=6)) for _ in scores]
+    expected = []
+    for row, target, history in zip(scores, targets, histories, strict=True):
+        shown = [item for item in range(FIRST_KNOWN, num_rows) if item == target or item not in history]
+        expected.append(sorted(shown, key=lambda item, row=row: (-row[item], item)).index(target))
+    pairs = [(b, item) for b, history in enumerate(histories) for item in history]
+    seen = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T
+    found = ranks(torch.tensor(scores).float(), torch.tensor(targets), (seen[0], seen[1]))
+    assert found.tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def everyone(synthetic_folder) -> Dataset:
+    return load_dataset(synthetic_folder, "last-two")
+
+
+@pytest.fixture(scope="module")
+def model(synthetic_dataset, tokenizer) -> FoundationModel:
+    torch.manual_seed(1)
+    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(12, 4))
+    return build_model(config, tokenizer, synthetic_dataset)
+
+
+def test_chunks_change_no_figure(everyone, tokenizer, events, model, monkeypatch):
+    """Profiles are ranked in chunks of like lengths; each alone, and all at once, must give the same."""
+    tested = last_events(everyone, events, TEST)
+    together = rank_tested(model, tokenizer, events, tested, num_top=7)
+    assert len(together.ranks) == everyone.num_profiles
+    monkeypatch.setattr(leave_one_out, "_PROFILES_PER_CHUNK", 1)
+    alone = rank_tested(model, tokenizer, events, tested, num_top=7)
+    assert torch.equal(alone.ranks, together.ranks)
+    torch.testing.assert_close(alone.losses, together.losses, rtol=1e-5, atol=1e-5)
+    assert torch.equal(alone.top_rows, together.top_rows)
+    torch.testing.assert_close(alone.top_scores, together.top_scores, rtol=1e-5, atol=1e-5)
+
+
+def test_the_top_holds_the_target_at_its_rank_and_nothing_seen_before(everyone, tokenizer, events, model):
+    tested = last_events(everyone, events, TEST)
+    num_items = everyone.num_items
+    ranking = rank_tested(model, tokenizer, events, tested, num_top=num_items + 50)
+    assert ranking.top_rows.shape == (len(tested.last_row), num_items)
+    for profile, (first, last) in enumerate(zip(*tested, strict=True)):
+        target, history = int(events.item[last]), set(events.item[first:last].tolist())
+        top = ranking.top_rows[profile]
+        shown = top[top > 0].tolist()
+        assert sorted(shown) == sorted((set(range(FIRST_KNOWN, num_items + 2)) - history) | {target})
+        assert top[len(shown) :].eq(0).all()
+        scores = ranking.top_scores[profile, : len(shown)].tolist()
+        assert scores == sorted(scores, reverse=True)
+        assert shown[int(ranking.ranks[profile])] == target
+
+
+def test_the_order_of_equal_scores_is_that_of_the_rows(everyone, tokenizer, events, model):
+    """Without weights every item scores the same."""
+    blank = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in blank.parameters():
+            parameter.zero_()
+    tested = last_events(everyone, events, TEST)
+    ranking = rank_tested(blank, tokenizer, events, tested, num_top=20)
+    for profile, (first, last) in enumerate(zip(*tested, strict=True)):
+        seen = set(events.item[first:last].tolist()) - {int(events.item[last])}
+        shown = [row for row in range(FIRST_KNOWN, everyone.num_items + 2) if row not in seen]
+        assert ranking.top_rows[profile].tolist() == shown[:20]
+        assert int(ranking.ranks[profile]) == shown.index(int(events.item[last]))
+
+
+def test_the_loss_is_the_cross_entropy_of_the_tested_items_alone(everyone, tokenizer, events, model):
+    tested = last_events(everyone, events, TEST)
+    blank = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in blank.parameters():
+            parameter.zero_()
+    _, loss = model_ranks(blank, tokenizer, events, tested)
+    assert loss == pytest.approx(math.log(everyone.num_items), rel=1e-5)
+
+
+def test_scores_that_are_not_numbers_are_an_error_and_no_perfect_rank(everyone, tokenizer, events, model):
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.item_tower.parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match="scores are not all numbers"):
+        rank_tested(broken, tokenizer, events, last_events(everyone, events, TEST))

@@ -13,7 +13,8 @@ from foundation.decoder import DecoderConfig
 from foundation.leave_one_out import last_events, popularity_ranks
 from foundation.manifest import training_cut_of, training_data_of
 from foundation.model import FoundationConfig
-from foundation.pretraining import PretrainConfig, Pretraining, build_model
+from foundation.pretrain import pretrain
+from foundation.pretraining import PretrainConfig, build_model
 from foundation.protocol import PROTOCOLS, ProtocolName
 from foundation.release import Release, ReleaseError, check_cut, check_dataset, load_release, save_release
 from foundation.run_record import data_hash
@@ -125,13 +126,17 @@ def test_only_data_under_its_own_protocol_fit_a_release(datasets, tmp_path):
             check(release, datasets["last-two"])
 
 
-def test_training_under_last_two_validates_on_the_event_before_the_last(synthetic_folder, tmp_path, datasets):
-    config = PretrainConfig(
-        synthetic_folder,
-        tmp_path / "run",
-        protocol="last-two",
-        model=FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5)),
-        batch=BatchConfig(300),
-    )
-    assert {"loss", "ndcg@10", "hr@10"} <= Pretraining(config, datasets["last-two"]).validate().keys()
-    assert Pretraining(config, datasets["last"]).validate() == {}
+def test_training_validates_on_the_event_before_the_last_where_there_is_one(synthetic_folder, tmp_path):
+    def validation(protocol: ProtocolName) -> set[str]:
+        config = PretrainConfig(
+            synthetic_folder,
+            tmp_path / protocol,
+            protocol=protocol,
+            epochs=1,
+            model=FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5)),
+            batch=BatchConfig(300),
+        )
+        return {name for name in pretrain(config) if name.startswith("validation_")}
+
+    assert {"validation_loss", "validation_ndcg@10", "validation_hr@10"} <= validation("last-two")
+    assert validation("last") == set()
