@@ -5,7 +5,6 @@ Shapes: P profiles, N events, I items of the catalogue, M = max_values of a mult
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,19 +13,22 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from foundation.catalogue import Catalogue, check_unique, read_catalogue
 from foundation.errors import DataError
 from foundation.ingestion import Table
+from foundation.merging import Way, merge_facets, merged_offsets, run_starts, way_of
 from foundation.protocol import ProtocolName, check_protocol_name
 from foundation.raw_values import NO_NUMBER, NO_VALUE
 from foundation.schema import Feature, Schema, load_schema
 from foundation.split import Split, draw_split, read_split, write_split
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Events:
     """Every event, profile after profile, each profile's oldest first; equal times keep the file's order.
+
+    Where the schema merges adjacent events, they are the merged ones (`foundation/merging.py`), and so is whatever
+    counts events.
 
     Attributes:
         profile_id: raw id of each profile, int64 `[P]`, in the file's order (not ascending).
@@ -41,21 +43,6 @@ class Events:
     item_id: np.ndarray
     timestamp: np.ndarray
     facets: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """Every item that can be recommended, in the file's order.
-
-    Attributes:
-        item_id: raw id, int64 `[I]`, unique.
-        features: raw values by feature name, `[I]` or `[I, M]`.
-        titles: what people call each item; its id where the data have no title.
-    """
-
-    item_id: np.ndarray
-    features: dict[str, np.ndarray]
-    titles: list[str]
 
 
 @dataclass(frozen=True)
@@ -131,10 +118,15 @@ def load_dataset(folder: Path | str, protocol: ProtocolName = "profiles") -> Dat
     folder = Path(folder)
     schema = load_schema(folder / "schema.toml")
     events, event_table = _read_events(folder / "events.parquet", schema)
-    catalogue = _read_catalogue(folder / "items.parquet", schema, events, event_table)
+    catalogue = read_catalogue(
+        folder / "items.parquet", schema, events.item_id, events.timestamp, event_table
+    )
+    if schema.merge_adjacent:
+        events = _merged(events, schema)
     profiles = _read_profiles(folder / "profiles.parquet", schema, events)
-    split = _read_split(folder / "split.json", events)
-    return Dataset(folder, schema, events, catalogue, profiles, split, protocol)
+    return Dataset(
+        folder, schema, events, catalogue, profiles, _read_split(folder / "split.json", events), protocol
+    )
 
 
 def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:
@@ -144,7 +136,7 @@ def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:
         columns.profile_id,
         columns.item_id,
         columns.timestamp,
-        *(facet.column for facet in schema.facets),
+        *(facet.column for facet in schema.declared_facets),
     ]
     table = Table(path, needed)
     if not len(table):
@@ -152,12 +144,24 @@ def _read_events(path: Path, schema: Schema) -> tuple[Events, Table]:
     profile_id = table.ids(columns.profile_id)
     item_id = table.ids(columns.item_id)
     timestamp = table.timestamps(columns.timestamp)
-    facets = {facet.name: table.feature(facet) for facet in schema.facets}
+    facets = {facet.name: table.feature(facet) for facet in schema.declared_facets}
     starts = np.flatnonzero(np.diff(profile_id, prepend=~profile_id[:1]))
     _check_order(table, schema, profile_id, timestamp, starts)
     _check_no_duplicates(table, schema, [profile_id, item_id, timestamp, *facets.values()])
     offsets = np.append(starts, len(profile_id)).astype(np.int64)
     return Events(profile_id[starts], offsets, item_id, timestamp, facets), table
+
+
+def _merged(events: Events, schema: Schema) -> Events:
+    starts = run_starts(events.item_id, events.offsets)
+    ways: dict[str, Way] = {facet.name: way_of(facet) for facet in schema.facets}
+    return Events(
+        events.profile_id,
+        merged_offsets(starts, events.offsets),
+        events.item_id[starts],
+        events.timestamp[starts],
+        merge_facets(events.facets, ways, starts, len(events.item_id)),
+    )
 
 
 def _check_order(
@@ -194,32 +198,6 @@ def _check_no_duplicates(table: Table, schema: Schema, values: Sequence[np.ndarr
         )
 
 
-def _read_catalogue(path: Path, schema: Schema, events: Events, event_table: Table) -> Catalogue:
-    """items.parquet, or, where it is missing and nothing needs it, the events' items by first appearance."""
-    columns, features = schema.columns, schema.item_features
-    if not path.exists() and not features and columns.title is None:
-        first = np.sort(np.unique(events.item_id, return_index=True)[1])
-        return Catalogue(events.item_id[first], {}, event_table.names(columns.item_id, first))
-    titles = [columns.title] if columns.title else []
-    table = Table(path, [columns.item_id, *titles, *(feature.column for feature in features)])
-    item_id = table.ids(columns.item_id)
-    _check_unique(table, columns.item_id, item_id)
-    unknown = ~np.isin(events.item_id, item_id)
-    if unknown.all():
-        raise table.fail(
-            columns.item_id, "holds none of the events' items; are both integers, or both strings?"
-        )
-    if unknown.any():
-        logger.warning(
-            "%s: %d events of %d items that are not in column %r count as out of vocabulary",
-            *(path, unknown.sum(), len(np.unique(events.item_id[unknown])), columns.item_id),
-        )
-    names = table.names(columns.item_id)
-    if columns.title:
-        names = [title or name for title, name in zip(table.names(columns.title), names, strict=True)]
-    return Catalogue(item_id, {feature.name: table.feature(feature) for feature in features}, names)
-
-
 def _read_profiles(path: Path, schema: Schema, events: Events) -> Profiles:
     """profiles.parquet aligned with the events' profiles; needed only where the schema declares features."""
     features = schema.profile_features
@@ -227,7 +205,7 @@ def _read_profiles(path: Path, schema: Schema, events: Events) -> Profiles:
         return Profiles(events.profile_id, {})
     table = Table(path, [schema.columns.profile_id, *(feature.column for feature in features)])
     profile_id = table.ids(schema.columns.profile_id)
-    _check_unique(table, schema.columns.profile_id, profile_id)
+    check_unique(table, schema.columns.profile_id, profile_id)
     order = np.argsort(profile_id, kind="stable")
     place = np.searchsorted(profile_id, events.profile_id, sorter=order)
     row = order[np.minimum(place, len(order) - 1)] if len(order) else np.zeros_like(place)
@@ -244,15 +222,6 @@ def _aligned(raw: np.ndarray, feature: Feature, row: np.ndarray, known: np.ndarr
     aligned = np.full((len(row), *raw.shape[1:]), missing, dtype=raw.dtype)
     aligned[known] = raw[row[known]]
     return aligned
-
-
-def _check_unique(table: Table, column: str, ids: np.ndarray) -> None:
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) < len(ids):
-        row = np.flatnonzero(ids == values[counts > 1][0])[1]
-        raise table.fail(
-            column, f"duplicate: row {row} has the id of an earlier row; every row needs its own"
-        )
 
 
 def _read_split(path: Path, events: Events) -> Split:

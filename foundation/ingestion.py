@@ -58,16 +58,22 @@ class Table:
         values = self.frame[column] if rows is None else self.frame[column].gather(rows)
         return values.cast(pl.String).fill_null("").to_list()
 
-    def timestamps(self, column: str) -> np.ndarray:
-        """Unix seconds, int64 `[rows]`, from integers or datetimes (cut to seconds); a null is an error."""
+    def timestamps(self, column: str, nullable: bool = False) -> np.ndarray:
+        """Unix seconds, int64 `[rows]`, from integers, dates or datetimes (cut to seconds).
+
+        A null is an error, or `NO_VALUE` where the column is nullable.
+        """
         values = self.frame[column]
-        self._no_nulls(values)
-        if isinstance(values.dtype, pl.Datetime):
-            return values.dt.epoch("s").to_numpy(writable=True)
+        if not nullable:
+            self._no_nulls(values)
+        elif isinstance(values.dtype, pl.Null):
+            return np.full(len(values), NO_VALUE, dtype=np.int64)
+        if isinstance(values.dtype, pl.Datetime | pl.Date):
+            return values.dt.epoch("s").cast(pl.Int64).fill_null(NO_VALUE).to_numpy(writable=True)
         if not values.dtype.is_integer():
             raise self.fail(column, f"is {values.dtype}; timestamps are whole unix seconds or datetimes")
         seconds = self._int64(values, "timestamps are whole unix seconds")
-        if len(seconds) and seconds.max() > LATEST_SECOND:
+        if seconds.max(initial=NO_VALUE) > LATEST_SECOND:
             raise self.fail(column, f"holds {seconds.max()}; timestamps are unix seconds, not finer units")
         return seconds
 
@@ -75,8 +81,11 @@ class Table:
         """Raw values of a declared facet or feature.
 
         Returns:
-            int64 `[rows]` (categorical), float32 `[rows]` (numeric) or int64 `[rows, max_values]` (multi).
+            int64 `[rows]` (categorical), float32 `[rows]` (numeric; seconds of a duration) or
+            int64 `[rows, max_values]` (multi).
         """
+        if feature.kind == "duration":
+            return self._durations(self.frame[feature.column])
         if feature.kind == "numeric":
             return self._float32(self.frame[feature.column])
         if feature.kind == "multi":
@@ -97,6 +106,45 @@ class Table:
         values = self._list_column(column)
         self._no_nulls(values)
         return self._float32(values.explode(empty_as_null=False)), values.list.len().cast(pl.Int64).to_numpy()
+
+    def embeddings(self, column: str) -> np.ndarray:
+        """A list column of equally many numbers in every row, float32 `[rows, E]`; a null row is zeros."""
+        values = self._list_column(column)
+        there = values.is_not_null().to_numpy()
+        flat = self._float32(values.drop_nulls().explode(empty_as_null=False))
+        lengths = values.list.len().drop_nulls().cast(pl.Int64).to_numpy()
+        width = int(lengths[0]) if len(lengths) else 0
+        if not width:
+            raise self.fail(column, "holds no numbers; an embedding is a list of at least one")
+        rows = np.flatnonzero(there)
+        if (lengths != width).any():
+            worst = int((lengths != width).argmax())
+            raise self.fail(
+                column,
+                f"row {rows[worst]} holds {lengths[worst]} numbers and row {rows[0]} {width}; "
+                "every row needs as many, or null",
+            )
+        missing = flat == NO_NUMBER
+        if missing.any():
+            row = rows[int(missing.argmax()) // width]
+            raise self.fail(column, f"row {row} holds a null or NaN; an embedding has a number everywhere")
+        embeddings = np.zeros((len(values), width), dtype=np.float32)
+        embeddings[there] = flat.reshape(-1, width)
+        return embeddings
+
+    def _durations(self, values: pl.Series) -> np.ndarray:
+        if isinstance(values.dtype, pl.Duration):
+            values = values.dt.total_microseconds() / 1e6
+        seconds = self._float32(values)
+        negative = (seconds < 0) & (seconds != NO_NUMBER)
+        if negative.any():
+            row = int(negative.argmax())
+            raise self.fail(
+                values.name,
+                f"has {negative.sum()} negative durations, the first is {seconds[row]:g} in row {row}; "
+                "durations are seconds from 0 on, and null where there is none",
+            )
+        return seconds
 
     def _no_nulls(self, values: pl.Series) -> None:
         if values.null_count():

@@ -27,6 +27,7 @@ class JointTable:
 
     def __init__(self, num_rows_of: Mapping[str, int]) -> None:
         self._first_row: dict[str, int] = {}
+        self._num_rows_of = dict(num_rows_of)
         self.num_rows = PADDING_ROW + 1
         for name, num_rows in num_rows_of.items():
             self._first_row[name] = self.num_rows
@@ -39,3 +40,15 @@ class JointTable:
     def row(self, name: str, id_: int) -> int:
         """Joint row of one known id (>= 0)."""
         return self._first_row[name] + id_
+
+    def ids(self, name: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The inverse of `rows`: one vocabulary's ids of joint rows, -1 for the padding row.
+
+        Raises:
+            ValueError: a row belongs to another vocabulary.
+        """
+        ids = np.where(rows == PADDING_ROW, -1, rows - self._first_row[name])
+        wrong = (rows != PADDING_ROW) & ((ids < 0) | (ids >= self._num_rows_of[name]))
+        if wrong.any():
+            raise ValueError(f"row {np.asarray(rows)[wrong][0]} of the joint table is none of {name!r}")
+        return ids

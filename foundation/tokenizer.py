@@ -1,10 +1,10 @@
 """Events to tokens: the one implementation that pre-training, co-training and serving share.
 
 A token joins what is known as event t begins (when, where, and the gap to the event before) with the outcome of event
-t - 1 (its item, and what was done with it). Its target is the item of event t. So nothing of an event is in the token
-that predicts it, and appending an event changes no token before it.
+t - 1 (its item, what was done with it, and how old the item was then). Its target is the item of event t. So nothing of
+an event is in the token that predicts it, and appending an event changes no token before it.
 
-Shapes: N events, T tokens, B requests, Fr request-side and Fo outcome-side facet columns, F = Fr + 1 + Fo.
+Shapes: N events, T tokens, B requests, Fr request-side and Fo outcome-side facet columns, F = Fr + 1 + Fo (the gap).
 """
 
 from __future__ import annotations
@@ -14,14 +14,19 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.detokenizer import Decoded, Detokenizer
 from foundation.joint_table import PADDING_ROW, JointTable
+from foundation.raw_values import NO_VALUE
 from foundation.schema import Facet, Schema
 from foundation.time_facets import (
     DATE,
     GAP,
     HOUR_OF_WEEK,
     HOURS_PER_WEEK,
+    ITEM_AGE,
+    NUM_AGE_BUCKETS,
     NUM_GAP_BUCKETS,
+    age_bucket,
     gap_bucket,
     hour_of_week,
     period,
@@ -33,8 +38,10 @@ from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START, Vocabul
 class Tokenizer:
     """Looks events up in the vocabularies and assembles them to tokens. Holds no state between calls.
 
-    Three facets of time are built in: hour of week (UTC) and date (periods of 28 days since the first training event,
-    clipped to the known span) are absolute; the gap, a log bucket of the seconds since the event before, is relative.
+    Up to three facets of time are built in, those that the schema names: hour of week (UTC) and date (periods of 28
+    days since the first training event, clipped to the known span) are absolute; the gap, a log bucket of the seconds
+    since the event before, is relative. Where launches are known, `item_age` is that of the token's own item, the one
+    of the event before, as of that event: it never changes later.
 
     Args:
         schema: the declared facets.
@@ -42,6 +49,9 @@ class Tokenizer:
 
     Attributes:
         facet_columns: `[F]`, names of the columns of `facet_ids`; a multi-valued facet takes `max_values` columns.
+        context_columns: those of a request alone, without a history: absolute time, *when* and *where* facets.
+        request_columns: those known as the event begins: the context, and the gap.
+        outcome_columns: those of the event before: *what* facets, and its item's age.
         num_facet_rows: rows of the joint facet table, its padding row 0 included.
     """
 
@@ -50,24 +60,32 @@ class Tokenizer:
         self.vocabularies = vocabularies
         self._request_facets = schema.facets_of("when", "where")
         self._outcome_facets = schema.facets_of("what")
-        num_rows_of = {
-            HOUR_OF_WEEK: FIRST_KNOWN + HOURS_PER_WEEK,
-            DATE: FIRST_KNOWN + vocabularies.num_periods,
-            GAP: FIRST_KNOWN + NUM_GAP_BUCKETS,
-        }
-        num_rows_of |= {facet.name: vocabularies.facets[facet.name].num_rows for facet in schema.facets}
-        self._table = JointTable(num_rows_of)
+        self._absolute_time = tuple(channel for channel in schema.time_channels if channel != GAP)
+        gap = (GAP,) if GAP in schema.time_channels else ()
+        age = (ITEM_AGE,) if vocabularies.launched_at is not None else ()
+        self._table = JointTable(self._num_rows_of(schema, vocabularies))
         self.num_facet_rows = self._table.num_rows
-        self.facet_columns = (
-            HOUR_OF_WEEK,
-            DATE,
-            *_column_names(self._request_facets),
-            GAP,
-            *_column_names(self._outcome_facets),
-        )
-        self._num_outcome_columns = len(_column_names(self._outcome_facets))
-        self._gap_start = self._table.row(GAP, START)
+        context = (*self._absolute_time, *_column_names(self._request_facets))
+        outcome = (*_column_names(self._outcome_facets), *age)
+        self.facet_columns = (*context, *gap, *outcome)
+        self.context_columns = slice(0, len(context))
+        self.request_columns = slice(0, len(context) + len(gap))
+        self.outcome_columns = slice(self.request_columns.stop, len(self.facet_columns))
         self._outcome_start = self._outcome_start_rows()
+
+    @staticmethod
+    def _num_rows_of(schema: Schema, vocabularies: Vocabularies) -> dict[str, int]:
+        """Rows of every vocabulary in the joint table, in the order in which they lie."""
+        built_in = {
+            HOUR_OF_WEEK: HOURS_PER_WEEK,
+            DATE: vocabularies.num_periods,
+            GAP: NUM_GAP_BUCKETS,
+        }
+        num_rows_of = {channel: FIRST_KNOWN + built_in[channel] for channel in schema.time_channels}
+        num_rows_of |= {facet.name: vocabularies.facets[facet.name].num_rows for facet in schema.facets}
+        if vocabularies.launched_at is not None:
+            num_rows_of[ITEM_AGE] = FIRST_KNOWN + NUM_AGE_BUCKETS
+        return num_rows_of
 
     def event_ids(
         self, item_id: NDArray[np.int64], timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]
@@ -83,12 +101,13 @@ class Tokenizer:
             ValueError: if a facet is missing or has not N rows.
         """
         item_id, timestamp = np.asarray(item_id, np.int64), np.asarray(timestamp, np.int64)
+        # No item at all (NO_VALUE, -1 from a lookup) reads as an unknown one: there was an event.
+        item = np.maximum(self.vocabularies.items.lookup(item_id), OUT_OF_VOCABULARY)
         return EventIds(
-            # No item at all (NO_VALUE, -1 from a lookup) reads as an unknown one: there was an event.
-            item=np.maximum(self.vocabularies.items.lookup(item_id), OUT_OF_VOCABULARY),
+            item=item,
             timestamp=timestamp,
             request_side=self._request_side(timestamp, facets),
-            outcome_side=self._facet_rows(self._outcome_facets, facets, len(timestamp)),
+            outcome_side=self._outcome_side(item, timestamp, facets),
         )
 
     def request_ids(self, timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]) -> EventIds:
@@ -103,7 +122,7 @@ class Tokenizer:
             item=np.full(len(timestamp), OUT_OF_VOCABULARY, dtype=np.int64),
             timestamp=timestamp,
             request_side=self._request_side(timestamp, facets),
-            outcome_side=np.full((len(timestamp), self._num_outcome_columns), PADDING_ROW, dtype=np.int64),
+            outcome_side=np.full((len(timestamp), len(self._outcome_start)), PADDING_ROW, dtype=np.int64),
         )
 
     def assemble(
@@ -122,24 +141,45 @@ class Tokenizer:
         """
         is_first = previous < 0
         before = np.where(is_first, rows, previous)
-        gap = self._table.row(GAP, FIRST_KNOWN) + gap_bucket(ids.timestamp[rows] - ids.timestamp[before])
-        num_request = ids.request_side.shape[1]
         facet_ids = np.empty((len(rows), len(self.facet_columns)), dtype=np.int64)
-        facet_ids[:, :num_request] = ids.request_side[rows]
-        facet_ids[:, num_request] = np.where(is_first, self._gap_start, gap)
-        facet_ids[:, num_request + 1 :] = ids.outcome_side[before]
-        facet_ids[is_first, num_request + 1 :] = self._outcome_start
+        facet_ids[:, self.context_columns] = ids.request_side[rows]
+        if GAP in self.schema.time_channels:
+            buckets = gap_bucket(ids.timestamp[rows] - ids.timestamp[before])
+            gap = np.where(is_first, START, FIRST_KNOWN + buckets)
+            facet_ids[:, self.context_columns.stop] = self._table.rows(GAP, gap)
+        facet_ids[:, self.outcome_columns] = ids.outcome_side[before]
+        facet_ids[is_first, self.outcome_columns] = self._outcome_start
         return facet_ids, np.where(is_first, START, ids.item[before])
 
+    def detokenize(self, facet_ids: NDArray[np.int64], item_ids: NDArray[np.int64]) -> dict[str, Decoded]:
+        """What tokens say, in raw values, by the names of facets and time channels, and `item`.
+
+        Args:
+            facet_ids: `[T, F]`.
+            item_ids: `[T]`.
+        """
+        detokenizer = Detokenizer(self.schema, self.vocabularies, self._table)
+        return detokenizer.detokenize(self.facet_columns, facet_ids, item_ids)
+
     def _request_side(self, timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]) -> NDArray[np.int64]:
-        vocabularies = self.vocabularies
-        periods = period(timestamp, vocabularies.first_timestamp, vocabularies.num_periods)
-        absolute_time = (
-            self._table.rows(HOUR_OF_WEEK, FIRST_KNOWN + hour_of_week(timestamp)),
-            self._table.rows(DATE, FIRST_KNOWN + periods),
-        )
-        declared = self._facet_rows(self._request_facets, facets, len(timestamp))
-        return np.column_stack((*absolute_time, declared))
+        vocabularies, columns = self.vocabularies, []
+        if HOUR_OF_WEEK in self._absolute_time:
+            columns.append(self._table.rows(HOUR_OF_WEEK, FIRST_KNOWN + hour_of_week(timestamp)))
+        if DATE in self._absolute_time:
+            periods = period(timestamp, vocabularies.first_timestamp, vocabularies.num_periods)
+            columns.append(self._table.rows(DATE, FIRST_KNOWN + periods))
+        return np.column_stack((*columns, self._facet_rows(self._request_facets, facets, len(timestamp))))
+
+    def _outcome_side(
+        self, item: NDArray[np.int64], timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]
+    ) -> NDArray[np.int64]:
+        rows = self._facet_rows(self._outcome_facets, facets, len(timestamp))
+        if self.vocabularies.launched_at is None:
+            return rows
+        launched_at = self.vocabularies.launched_at[item]
+        known = launched_at != NO_VALUE
+        age = np.where(known, FIRST_KNOWN + age_bucket(timestamp - np.where(known, launched_at, 0)), -1)
+        return np.column_stack((rows, self._table.rows(ITEM_AGE, age)))
 
     def _facet_rows(
         self, declared: Sequence[Facet], facets: Mapping[str, NDArray], num_events: int
@@ -163,6 +203,8 @@ class Tokenizer:
         for facet in self._outcome_facets:
             num_further = len(_column_names([facet])) - 1
             rows += [self._table.row(facet.name, START), *[PADDING_ROW] * num_further]
+        if self.vocabularies.launched_at is not None:
+            rows.append(self._table.row(ITEM_AGE, START))
         return np.array(rows, dtype=np.int64)
 
 

@@ -39,6 +39,8 @@ PERIOD_S = 28 * 24 * 3600
 """Length of a period of the coarse date, in seconds."""
 DEFAULT_NUM_BUCKETS = 16
 """Quantile buckets of a numeric feature that declares neither boundaries nor a size."""
+DURATION_BOUNDARIES = tuple(float(2**power) for power in range(21))
+"""Seconds between the buckets of a duration that declares none: 1, 2, 4, .. 2^20 (12 days)."""
 
 
 class Vocabulary:
@@ -110,7 +112,10 @@ class Vocabularies:
         item_features: by feature name, from the catalogue.
         profile_features: by feature name, from training profiles only.
         first_timestamp: of the first training event, unix seconds.
-        num_periods: 28-day periods between the first and the last training event, at least 1.
+        last_timestamp: of the last training event, unix seconds.
+        item_counts: training events of each item row, int64 `[I]`; 0 for the out-of-vocabulary and start rows.
+        launched_at: unix seconds of each item row, int64 `[I]`, `NO_VALUE` where unknown; None where the schema
+            names no such column.
     """
 
     items: Vocabulary
@@ -118,7 +123,14 @@ class Vocabularies:
     item_features: dict[str, Lookup]
     profile_features: dict[str, Lookup]
     first_timestamp: int
-    num_periods: int
+    last_timestamp: int
+    item_counts: np.ndarray
+    launched_at: np.ndarray | None = None
+
+    @property
+    def num_periods(self) -> int:
+        """28-day periods between the first and the last training event, at least 1."""
+        return (self.last_timestamp - self.first_timestamp) // PERIOD_S + 1
 
     def to_json(self) -> str:
         """The text of `vocab.json`."""
@@ -126,20 +138,28 @@ class Vocabularies:
             name: {key: lookup.to_plain() for key, lookup in getattr(self, name).items()}
             for name in ("facets", "item_features", "profile_features")
         }
-        time = {"first_timestamp": self.first_timestamp, "num_periods": self.num_periods}
-        return json.dumps({"items": self.items.to_plain(), **groups, **time}, sort_keys=True)
+        rest = {
+            "first_timestamp": self.first_timestamp,
+            "last_timestamp": self.last_timestamp,
+            "item_counts": self.item_counts.tolist(),
+            "launched_at": None if self.launched_at is None else self.launched_at.tolist(),
+        }
+        return json.dumps({"items": self.items.to_plain(), **groups, **rest}, sort_keys=True)
 
     @staticmethod
     def from_json(text: str) -> Vocabularies:
         """The inverse of `to_json`."""
         plain = json.loads(text)
+        launched_at = plain["launched_at"]
         return Vocabularies(
             items=Vocabulary(np.asarray(plain["items"]["keys"], dtype=np.int64)),
             facets=_lookups(plain["facets"]),
             item_features=_lookups(plain["item_features"]),
             profile_features=_lookups(plain["profile_features"]),
             first_timestamp=plain["first_timestamp"],
-            num_periods=plain["num_periods"],
+            last_timestamp=plain["last_timestamp"],
+            item_counts=np.asarray(plain["item_counts"], dtype=np.int64),
+            launched_at=None if launched_at is None else np.asarray(launched_at, dtype=np.int64),
         )
 
     def hash(self) -> str:
@@ -164,9 +184,14 @@ def build_vocabularies(dataset: Dataset) -> Vocabularies:
     timestamps = events.timestamp[seen]
     # Where every profile has one event, none is for training: time starts with the first of all.
     span = timestamps if len(timestamps) else events.timestamp[:1]
-    first, last = int(span.min()), int(span.max())
+    items, launched_at = Vocabulary(dataset.catalogue.item_id), dataset.catalogue.launched_at
+    item_counts = np.bincount(
+        items.lookup(events.item_id[seen]).clip(OUT_OF_VOCABULARY), minlength=items.num_rows
+    )
+    item_counts[:FIRST_KNOWN] = 0
+    unknown = np.full(FIRST_KNOWN, NO_VALUE, dtype=np.int64)
     return Vocabularies(
-        items=Vocabulary(dataset.catalogue.item_id),
+        items=items,
         facets={facet.name: _build(facet, events.facets[facet.name][seen]) for facet in schema.facets},
         item_features={
             feature.name: _build(feature, dataset.catalogue.features[feature.name])
@@ -176,12 +201,16 @@ def build_vocabularies(dataset: Dataset) -> Vocabularies:
             feature.name: _build(feature, dataset.profiles.features[feature.name][training_profiles])
             for feature in schema.profile_features
         },
-        first_timestamp=first,
-        num_periods=(last - first) // PERIOD_S + 1,
+        first_timestamp=int(span.min()),
+        last_timestamp=int(span.max()),
+        item_counts=item_counts,
+        launched_at=None if launched_at is None else np.concatenate((unknown, launched_at)),
     )
 
 
 def _build(feature: Feature, raw: np.ndarray) -> Lookup:
+    if feature.kind == "duration":
+        return NumericBuckets(np.asarray(feature.boundaries or DURATION_BOUNDARIES, dtype=np.float32))
     if feature.kind == "numeric":
         return NumericBuckets(np.asarray(feature.boundaries or _quantiles(feature, raw), dtype=np.float32))
     values, counts = np.unique(raw, return_counts=True)

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.layout import Layout, layout
-from foundation.time_facets import GAP
 from foundation.tokenizer import Tokenizer, history_tokens
 from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
@@ -158,9 +157,9 @@ class FeatureBuilder:
             )
         vocabularies = tokenizer.vocabularies.profile_features
         declared = [feature_field(feature, vocabularies[feature.name].num_rows) for feature in self._features]
-        # The columns before the gap are the request's side; as in the decoder, their embeddings are summed.
+        # As in the decoder, the embeddings of the request's own columns are summed.
         context = SparseField(
-            REQUEST_CONTEXT, tokenizer.facet_columns.index(GAP), tokenizer.num_facet_rows, "sum"
+            REQUEST_CONTEXT, tokenizer.context_columns.stop, tokenizer.num_facet_rows, "sum"
         )
         self.fields = ProfileFields(
             (context, *declared, *(recent.fields if recent else ())), NUM_REQUEST_DENSE + len(scaled)

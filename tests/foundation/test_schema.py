@@ -88,7 +88,7 @@ def test_json_keeps_everything_and_the_hash_sees_every_change(tmp_path: Path) ->
             "vocabulary_size = 0: must be a whole number above 0",
         ),
         ("vocabulary_size = 50", "vocab_size = 50", "unknown field 'vocab_size'; the fields are name, kind"),
-        ("vocabulary_size = 50", "boundaries = [1]", "boundaries are for kind = 'numeric'"),
+        ("vocabulary_size = 50", "boundaries = [1]", "boundaries are for kind = 'numeric' or 'duration'"),
         ("vocabulary_size = 50", "max_values = 2", "max_values is for kind = 'multi'"),
         ("[1, 2.5]", "[2.5, 1]", "boundaries = [2.5, 1]: must be a list of ascending numbers"),
         ("[1, 2.5]", "[1]\nvocabulary_size = 4", "give boundaries or vocabulary_size"),

@@ -12,7 +12,7 @@ import pytest
 
 from foundation.dataset import Dataset, load_dataset
 from foundation.errors import DataError
-from foundation.schema import KINDS, ROLES
+from foundation.schema import FEATURE_KINDS, ROLES
 from foundation.sources.synthetic import write_synthetic
 from foundation.sources.synthetic_world import GENRES, SyntheticConfig, draw_items, draw_viewers
 
@@ -48,7 +48,7 @@ def test_the_schema_has_every_kind_and_every_role(synthetic_dataset: Dataset) ->
     schema = synthetic_dataset.schema
     assert {facet.role for facet in schema.facets} == set(ROLES)
     for group in (schema.facets, schema.item_features, schema.profile_features):
-        assert {feature.kind for feature in group} == set(KINDS)
+        assert {feature.kind for feature in group} == set(FEATURE_KINDS)
 
 
 def test_every_canvas_action_and_device_happens(synthetic_folder: Path) -> None:

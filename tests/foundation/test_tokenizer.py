@@ -50,7 +50,8 @@ VOCABULARIES = Vocabularies(
     item_features={},
     profile_features={},
     first_timestamp=FIRST_TIMESTAMP,
-    num_periods=NUM_PERIODS,
+    last_timestamp=FIRST_TIMESTAMP + NUM_PERIODS * PERIOD_S - 1,
+    item_counts=np.array([0, 0, 3, 1, 2]),
 )
 TOKENIZER = Tokenizer(SCHEMA, VOCABULARIES)
 

@@ -135,4 +135,4 @@ def test_json_keeps_every_lookup_and_the_hash_sees_a_change(synthetic_dataset: D
     assert again.to_json() == built.to_json()
     for name, raw in synthetic_dataset.events.facets.items():
         np.testing.assert_array_equal(again.facets[name].lookup(raw), built.facets[name].lookup(raw))
-    assert replace(built, num_periods=built.num_periods + 1).hash() != built.hash() == again.hash()
+    assert replace(built, last_timestamp=built.last_timestamp + 1).hash() != built.hash() == again.hash()
