@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation import linear_cross_entropy as chunked
 from foundation.objectives.config import ObjectiveConfig
-from foundation.objectives.softmax import next_item_loss
+from foundation.objectives.multi_token import Pairs
+from foundation.objectives.softmax import item_set_loss, next_item_loss
 
 
 def _problem(num_tokens: int, num_items: int, width: int, dtype: torch.dtype, seed: int = 0):
@@ -90,3 +93,50 @@ def test_no_target_at_all_gives_zero_loss_and_zero_gradients():
 def test_config_errors_name_the_field(bad):
     with pytest.raises(ValueError, match=f"objective.{next(iter(bad))}"):
         ObjectiveConfig(**bad)
+
+
+# Items by row: 0 and 1 special, then e1, e2, -e1; the hidden state points along e1, so that cosines are 1, 0, -1.
+ITEMS = torch.tensor([[9.0, 9.0], [9.0, 9.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+HIDDEN = torch.tensor([[5.0, 0.0], [0.5, 0.0]])
+E1, E2 = math.exp(2.0), math.exp(-2.0)  # temperature 0.5
+
+
+def test_full_softmax_by_hand():
+    loss, count = next_item_loss(HIDDEN, ITEMS, torch.tensor([2, 3]), 0.5)
+    log_partition = math.log(E1 + 1 + E2)
+    assert loss.item() == pytest.approx((log_partition - 2) + log_partition)
+    assert count.item() == 2
+
+
+def test_rows_that_do_not_compete_are_in_no_partition_and_are_no_target():
+    competes = torch.tensor([True, True, True, False, True])
+    loss, count = next_item_loss(HIDDEN, ITEMS, torch.tensor([2, 3]), 0.5, competes)
+    assert loss.item() == pytest.approx(math.log(E1 + E2) - 2, rel=1e-4)
+    assert count.item() == 1
+    everyone = torch.ones(5, dtype=torch.bool)
+    given_all, _ = next_item_loss(HIDDEN, ITEMS, torch.tensor([2, 3]), 0.5, everyone)
+    assert torch.equal(given_all, next_item_loss(HIDDEN, ITEMS, torch.tensor([2, 3]), 0.5)[0])
+
+
+def test_weights_multiply_losses_and_a_weight_of_zero_is_no_target():
+    weights = torch.tensor([0.25, 0.0])
+    loss, count = next_item_loss(HIDDEN, ITEMS, torch.tensor([4, 3]), 0.5, weights_T=weights)
+    assert loss.item() == pytest.approx(0.25 * (math.log(E1 + 1 + E2) + 2))
+    assert count.item() == 1
+
+
+def test_item_sets_by_hand():
+    pairs = Pairs(torch.tensor([1, 1, 1, 0]), torch.tensor([2, 4, 0, 1]), torch.tensor([1.0, 0.5, 1.0, 1.0]))
+    loss, count = item_set_loss(HIDDEN, ITEMS, pairs, 0.5)
+    log_partition = math.log(E1 + 1 + E2)
+    assert loss.item() == pytest.approx((log_partition - 2) + 0.5 * (log_partition + 2))
+    assert count.item() == 1, "a token whose items are all unknown is no target"
+
+
+def test_item_sets_of_competing_rows_by_hand():
+    competes = torch.tensor([True, True, False, True, True])
+    pairs = Pairs(torch.tensor([0, 0, 1]), torch.tensor([2, 4, 3]), torch.tensor([1.0, 2.0, 1.0]))
+    loss, count = item_set_loss(HIDDEN, ITEMS, pairs, 0.5, competes)
+    log_partition = math.log(1 + E2)
+    assert loss.item() == pytest.approx(2 * (log_partition + 2) + log_partition)
+    assert count.item() == 2
