@@ -1,6 +1,6 @@
 """Causal self-attention over packed sequences, with rotary positions.
 
-Shapes: T packed tokens, B sequences, S longest sequence, D model width, H heads, K head width.
+Shapes: T packed tokens, B sequences, S longest sequence, D model width, H heads, K head width; N tiles of Q queries.
 
 Linear layers see the T real tokens only. Attention alone is dense: two gathers, whose indices a `Layout` holds, lead
 to `[B, H, S, K]` and back.
@@ -8,59 +8,40 @@ to `[B, H, S, K]` and back.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from foundation.attention_tiles import Tiles, to_dense, to_packed
+from foundation.key_values import LayerKeyValues
 from foundation.layout import Layout
-
-ROTARY_BASE = 10_000.0
-
-
-class Rotation(NamedTuple):
-    """Cosine and sine of every token's angles; computed once and shared by all layers."""
-
-    cos: Tensor  # [T, 1, K / 2]
-    sin: Tensor  # [T, 1, K / 2]
-
-
-def rotation(positions: Tensor, head_width: int) -> Rotation:
-    """Angles `position * base^(-2i / K)` for i < K / 2 (RoFormer, arXiv 2104.09864, section 3.2.2).
-
-    Args:
-        positions: `[T]` integers, counted from the sequence's first token.
-        head_width: K, even.
-    """
-    exponents = torch.arange(0, head_width, 2, device=positions.device) / head_width
-    angles = positions[:, None, None] * ROTARY_BASE**-exponents
-    return Rotation(angles.cos(), angles.sin())
-
-
-def rotary(x_THK: Tensor, angles: Rotation) -> Tensor:
-    """Rotate each pair (x_i, x_{i + K/2}) by its angle, so that q·k depends on the distance alone; `[T, H, K]`."""
-    first, second = x_THK.chunk(2, dim=-1)
-    return torch.cat(
-        (first * angles.cos - second * angles.sin, first * angles.sin + second * angles.cos), dim=-1
-    )
+from foundation.rotary import rotary
+from foundation.shared_inputs import SharedInputs
 
 
 def causal_attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, layout: Layout) -> Tensor:
     """softmax(q·k / sqrt(K)) v within each sequence, over a token and those before it; `[T, H, K]`."""
-    q_BHSK, k_BHSK, v_BHSK = (_to_dense(x_THK, layout) for x_THK in (q_THK, k_THK, v_THK))
+    q_BHSK, k_BHSK, v_BHSK = (to_dense(x_THK, layout) for x_THK in (q_THK, k_THK, v_THK))
     out_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, is_causal=True)
-    return out_BHSK.transpose(1, 2).flatten(0, 1).index_select(0, layout.packed_index)
+    return to_packed(out_BHSK, layout)
 
 
-def _to_dense(x_THK: Tensor, layout: Layout) -> Tensor:
-    # index_select, not x[index]: on a CPU its backward is about ten times faster.
-    gathered = x_THK.index_select(0, layout.dense_index.flatten())
-    return gathered.unflatten(0, layout.dense_index.shape).transpose(1, 2)
+def tiled_attention(q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, tiles: Tiles) -> Tensor:
+    """softmax(q·k / sqrt(K)) v over the keys that `tiles` lets a query see; `[T, H, K]` of the queries."""
+    q_BHNQK = tiles.queries(q_THK)
+    heads_and_tiles = q_BHNQK.shape[1:3]
+    visible = tiles.visible.unsqueeze(1).expand(-1, heads_and_tiles[0], -1, -1, -1).flatten(1, 2)
+    # Tiles lie beside the heads, since the fused path takes four dimensions.
+    out = F.scaled_dot_product_attention(
+        q_BHNQK.flatten(1, 2),
+        tiles.keys(k_THK).flatten(1, 2),
+        tiles.keys(v_THK).flatten(1, 2),
+        attn_mask=visible,
+    )
+    return tiles.packed(out.unflatten(1, heads_and_tiles))
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each token over itself and the tokens before it.
+    """Multi-head attention of each token over itself and what it sees of the tokens before it.
 
     Args:
         width: D, a multiple of `num_heads`.
@@ -73,9 +54,17 @@ class CausalSelfAttention(nn.Module):
         self.project_in = nn.Linear(width, 3 * width, bias=False)
         self.project_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x_TD: Tensor, angles: Rotation, layout: Layout) -> Tensor:
-        """`[T, D]` to `[T, D]`."""
+    def forward(
+        self, x_TD: Tensor, shared: SharedInputs, stored: LayerKeyValues | None = None
+    ) -> tuple[Tensor, LayerKeyValues]:
+        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these."""
+        assert shared.angles is not None
         qk_TD, v_TD = self.project_in(x_TD).split((2 * x_TD.shape[-1], x_TD.shape[-1]), dim=-1)
-        q_THK, k_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), angles).chunk(2, dim=1)
-        out_THK = causal_attention(q_THK, k_THK, v_TD.unflatten(-1, (self.num_heads, -1)), layout)
-        return self.project_out(out_THK.flatten(1))
+        q_THK, k_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), shared.angles).chunk(2, dim=1)
+        new = LayerKeyValues(k_THK, v_TD.unflatten(-1, (self.num_heads, -1)))
+        k_THK, v_THK = kept = shared.joined(new, stored)
+        if shared.tiles is None:
+            out_THK = causal_attention(q_THK, k_THK, v_THK, shared.layout)
+        else:
+            out_THK = tiled_attention(q_THK, k_THK, v_THK, shared.tiles)
+        return self.project_out(out_THK.flatten(1)), kept

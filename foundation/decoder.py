@@ -1,24 +1,42 @@
-"""The causal decoder: pre-norm blocks of attention and feed-forward, then a final norm.
+"""The causal decoder: a stack of blocks over packed sequences, then a final norm.
 
-Shapes: T packed tokens, D model width.
+Shapes: T packed tokens, B sequences, D model width.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
-from foundation.attention import CausalSelfAttention, Rotation, rotation
+from foundation.attention_tiles import AttentionConfig, continued_tiles, tiles
+from foundation.blocks.gated import GatedBlock
+from foundation.blocks.hstu import HSTUBlock, pair_time_bucket
+from foundation.blocks.plain import PlainBlock
+from foundation.dropout import Dropout
+from foundation.key_values import KeyValues, joining
 from foundation.layout import Layout
+from foundation.rotary import rotation
+from foundation.shared_inputs import SharedInputs
 
-FEED_FORWARD_MULTIPLE = 4
+BlockKind = Literal["plain", "gated", "hstu"]
 
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Size of the decoder.
+    """Size of the decoder, and what it is made of.
+
+    Args:
+        width: D, a multiple of 2 * `num_heads`.
+        num_layers: blocks.
+        num_heads: of each block's attention.
+        dropout: the share dropped while training, in [0, 1).
+        block: "plain", "gated" (residuals) or "hstu" (reads the times of tokens).
+        attention: which tokens a token sees; a dict of its fields will do.
+        hstu_window: the constant n of "hstu" blocks: the history window + 1.
 
     Raises:
         ValueError: if a field is out of range; it names the field, its value and what would be right.
@@ -28,11 +46,16 @@ class DecoderConfig:
     num_layers: int = 2
     num_heads: int = 2
     dropout: float = 0.1
+    block: BlockKind = "plain"
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+    hstu_window: int = 201
 
     def __post_init__(self) -> None:
-        for field in ("width", "num_layers", "num_heads"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"decoder.{field} must be >= 1, got {getattr(self, field)}")
+        if isinstance(self.attention, dict):  # as config.json has it
+            object.__setattr__(self, "attention", AttentionConfig(**self.attention))
+        for name in ("width", "num_layers", "num_heads", "hstu_window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"decoder.{name} must be >= 1, got {getattr(self, name)}")
         if self.width % (2 * self.num_heads):
             raise ValueError(
                 f"decoder.width must be a multiple of 2 * num_heads = {2 * self.num_heads} "
@@ -40,52 +63,46 @@ class DecoderConfig:
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"decoder.dropout must be in [0, 1), got {self.dropout}")
+        if self.block not in get_args(BlockKind):
+            raise ValueError(f"decoder.block must be one of {get_args(BlockKind)}, got {self.block!r}")
 
     @property
     def head_width(self) -> int:
         """K."""
         return self.width // self.num_heads
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> DecoderConfig:
+        """From plain values, as `dataclasses.asdict` gives them; what an older release lacks is the default.
 
-class FeedForward(nn.Module):
-    """Two linear layers with GELU between them, hidden width 4 D."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.project_in = nn.Linear(width, FEED_FORWARD_MULTIPLE * width)
-        self.activation = nn.GELU()
-        self.project_out = nn.Linear(FEED_FORWARD_MULTIPLE * width, width)
-
-    def forward(self, x_TD: Tensor) -> Tensor:
-        """`[T, D]` to `[T, D]`."""
-        return self.project_out(self.activation(self.project_in(x_TD)))
+        Raises:
+            ValueError: if there is a field that no decoder has.
+        """
+        known = [field.name for field in fields(cls)]
+        if unknown := sorted(values.keys() - set(known)):
+            raise ValueError(f"decoder has no field {unknown}, only {known}")
+        return cls(**values)
 
 
-class Block(nn.Module):
-    """x += attention(norm(x)); x += feed_forward(norm(x)), each with dropout on what it adds."""
-
-    def __init__(self, config: DecoderConfig) -> None:
-        super().__init__()
-        self.attention_norm = nn.LayerNorm(config.width)
-        self.attention = CausalSelfAttention(config.width, config.num_heads)
-        self.feed_forward_norm = nn.LayerNorm(config.width)
-        self.feed_forward = FeedForward(config.width)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x_TD: Tensor, angles: Rotation, layout: Layout) -> Tensor:
-        """`[T, D]` to `[T, D]`."""
-        x_TD = x_TD + self.dropout(self.attention(self.attention_norm(x_TD), angles, layout))
-        return x_TD + self.dropout(self.feed_forward(self.feed_forward_norm(x_TD)))
+def _block(config: DecoderConfig) -> PlainBlock | GatedBlock | HSTUBlock:
+    sizes = (config.width, config.num_heads, config.dropout)
+    if config.block == "plain":
+        return PlainBlock(*sizes)
+    return GatedBlock(*sizes) if config.block == "gated" else HSTUBlock(*sizes, config.hstu_window)
 
 
 class Decoder(nn.Module):
-    """A stack of blocks over packed sequences, and a final norm."""
+    """A stack of blocks over packed sequences, and a final norm.
+
+    `times_T` is read by "hstu" blocks alone: int64 unix seconds `[T]`, each token's own *when*. They raise a
+    ValueError without it.
+    """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        self.head_width = config.head_width
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.config = config
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.num_layers))
         self.final_norm = nn.LayerNorm(config.width)
         self.reset_parameters()
 
@@ -98,10 +115,96 @@ class Decoder(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, x_TD: Tensor, layout: Layout) -> Tensor:
+    def forward(self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None) -> Tensor:
         """Hidden states `[T, D]`, normed, of input tokens `[T, D]`."""
-        angles = rotation(layout.positions, self.head_width)
+        shared = self._shared_inputs(layout, times_T)
         x_TD = self.dropout(x_TD)
         for block in self.blocks:
-            x_TD = block(x_TD, angles, layout)
+            x_TD, _ = block(x_TD, shared)
         return self.final_norm(x_TD)
+
+    def layers(self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Hidden states `[T, D]` after each block, each under the final norm; the last are those of `forward`."""
+        shared = self._shared_inputs(layout, times_T)
+        x_TD = self.dropout(x_TD)
+        hidden = []
+        for block in self.blocks:
+            x_TD, _ = block(x_TD, shared)
+            hidden.append(self.final_norm(x_TD))
+        return tuple(hidden)
+
+    def prefill(
+        self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Hidden states of whole sequences, as `forward`, and the keys and values to continue them from.
+
+        Raises:
+            RuntimeError: in training mode, where dropout would be stored with them.
+        """
+        offsets = torch.cat((layout.lengths.new_zeros(1), layout.lengths.cumsum(0)))
+        return self._kept(x_TD, self._shared_inputs(layout, times_T), KeyValues((), offsets, times_T))
+
+    def extend(
+        self, x_TD: Tensor, new_layout: Layout, stored: KeyValues, times_T: Tensor | None = None
+    ) -> tuple[Tensor, KeyValues]:
+        """Hidden states of new tokens, as if the whole sequences had been read again.
+
+        Args:
+            x_TD: new tokens only, packed.
+            new_layout: `layout(lengths)` of the new tokens; every stored sequence has a length, 0 if nothing is new.
+            stored: from `prefill` or an earlier `extend`.
+            times_T: of the new tokens.
+
+        Returns:
+            `[T, D]` of the new tokens, and the keys and values of stored and new.
+
+        Raises:
+            ValueError: if the numbers of sequences or of layers differ.
+            RuntimeError: in training mode, where dropout would be stored with them.
+        """
+        if len(stored.layers) != len(self.blocks):
+            raise ValueError(
+                f"stored keys and values are of {len(stored.layers)} layers, the decoder has {len(self.blocks)}"
+            )
+        joined = joining(new_layout, stored.offsets)
+        layout, config = joined.new_layout, self.config
+        sight = continued_tiles(layout, joined.key_layout, config.attention)
+        offsets = torch.cat((stored.offsets[:1], joined.key_layout.lengths.cumsum(0)))
+        if config.block != "hstu":
+            angles = rotation(layout.positions, config.head_width)
+            shared = SharedInputs(layout, angles, sight, joining=joined)
+            return self._kept(x_TD, shared, stored._replace(offsets=offsets))
+        times_T = _required(times_T, len(x_TD))
+        all_times_T = joined.join(_required(stored.times_T, int(stored.offsets[-1])), times_T)
+        bucket = pair_time_bucket(sight, times_T, all_times_T)
+        shared = SharedInputs(layout, tiles=sight, time_bucket=bucket, joining=joined)
+        return self._kept(x_TD, shared, KeyValues(stored.layers, offsets, all_times_T))
+
+    def _kept(self, x_TD: Tensor, shared: SharedInputs, stored: KeyValues) -> tuple[Tensor, KeyValues]:
+        if self.training:
+            raise RuntimeError("keys and values are kept in eval mode only: call decoder.eval() first")
+        kept = []
+        for block, earlier in zip(self.blocks, stored.layers or [None] * len(self.blocks), strict=True):
+            x_TD, key_values = block(x_TD, shared, earlier)
+            kept.append(key_values)
+        return self.final_norm(x_TD), stored._replace(layers=tuple(kept))
+
+    def _shared_inputs(self, layout: Layout, times_T: Tensor | None) -> SharedInputs:
+        attention = self.config.attention
+        if self.config.block == "hstu":
+            times_T = _required(times_T, len(layout.positions))
+            sight = tiles(layout, attention)
+            return SharedInputs(layout, tiles=sight, time_bucket=pair_time_bucket(sight, times_T, times_T))
+        angles = rotation(layout.positions, self.config.head_width)
+        sees_all = attention.kind == "full" or attention.is_full(layout.dense_index.shape[1])
+        return SharedInputs(layout, angles, None if sees_all else tiles(layout, attention))
+
+
+def _required(times_T: Tensor | None, num_tokens: int) -> Tensor:
+    if times_T is None or times_T.shape != (num_tokens,) or times_T.is_floating_point():
+        found = "none" if times_T is None else f"{times_T.dtype} of {tuple(times_T.shape)}"
+        raise ValueError(
+            'blocks of kind "hstu" read times_T, int64 unix seconds of each token\'s own when, '
+            f"[{num_tokens}]; got {found}"
+        )
+    return times_T

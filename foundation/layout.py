@@ -30,6 +30,12 @@ class Layout(NamedTuple):
         Tensor  # [B], row of a sequence's last token in packed; 0 for an empty sequence, which has none
     )
 
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each sequence, `[B]` int64."""
+        num_sequences, longest = self.dense_index.shape
+        return torch.bincount(self.packed_index // max(longest, 1), minlength=num_sequences)
+
     def to(self, device: torch.device | str) -> Layout:
         """The same layout on `device`."""
         return Layout(*(index.to(device) for index in self))

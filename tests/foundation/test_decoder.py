@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundation.attention_tiles import AttentionConfig
 from foundation.decoder import Decoder, DecoderConfig
 from foundation.layout import layout
 
@@ -58,8 +62,39 @@ def test_dropout_acts_in_training_only():
         ({"num_layers": 0}, "decoder.num_layers must be >= 1, got 0"),
         ({"width": 10, "num_heads": 2}, "decoder.width must be a multiple of 2 \\* num_heads = 4"),
         ({"dropout": 1.0}, "decoder.dropout must be in \\[0, 1\\), got 1.0"),
+        ({"hstu_window": 0}, "decoder.hstu_window must be >= 1, got 0"),
+        ({"block": "moe"}, "decoder.block must be one of .*'gated'.*, got 'moe'"),
+        ({"attention": {"kind": "sliding", "window": 0}}, "decoder.attention.window must be >= 1, got 0"),
     ],
 )
 def test_a_config_out_of_range_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         DecoderConfig(**change)
+
+
+def test_a_config_comes_back_from_json():
+    config = DecoderConfig(32, 3, 4, 0.2, "gated", AttentionConfig("prefix", 20, 4), hstu_window=51)
+    assert DecoderConfig.from_json(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_a_config_of_an_older_release_has_plain_blocks_and_full_attention():
+    older = {"width": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.0}
+    assert DecoderConfig.from_json(older) == DecoderConfig(16, 1, 2, 0.0, "plain", AttentionConfig("full"))
+
+
+def test_a_config_of_a_newer_release_is_refused():
+    with pytest.raises(ValueError, match=r"decoder has no field \['experts'\], only \['width'"):
+        DecoderConfig.from_json({"width": 16, "experts": 4})
+
+
+def test_the_names_of_a_plain_decoder_are_those_of_every_release():
+    names = {name.removeprefix("blocks.1.") for name in _decoder().state_dict() if "blocks.0." not in name}
+    assert names == {
+        *(
+            f"{norm}_norm.{part}"
+            for norm in ("attention", "feed_forward", "final")
+            for part in ("weight", "bias")
+        ),
+        *("attention.project_in.weight", "attention.project_out.weight"),
+        *(f"feed_forward.project_{way}.{part}" for way in ("in", "out") for part in ("weight", "bias")),
+    }

@@ -47,6 +47,12 @@ def test_last_index_is_the_end_of_each_sequence_that_has_one(lengths):
     assert batch.last_index.tolist() == [int(end) if n else 0 for end, n in zip(ends, lengths, strict=True)]
 
 
+@given(ragged_lengths)
+def test_lengths_come_back(lengths):
+    batch = layout(torch.tensor(lengths, dtype=torch.int64))
+    assert batch.lengths.tolist() == lengths
+
+
 def test_int32_lengths_are_as_good():
     for narrow, wide in zip(
         layout(torch.tensor([2, 0, 3], dtype=torch.int32)), layout(torch.tensor([2, 0, 3])), strict=True
