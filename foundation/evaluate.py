@@ -89,10 +89,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     ranking = rank_tested(release.model, release.tokenizer, events, tested, num_top, show_progress=True)
     popularity = popularity_ranks(dataset, events, tested, release.vocabularies.items.num_rows)
     protocol = describe(
-        trained_on.cut.protocol,
-        config.role,
-        dataset.num_items,
-        getattr(dataset.schema, "merge_adjacent", False),
+        trained_on.cut.protocol, config.role, dataset.num_items, dataset.schema.merge_adjacent
     )
     version = release.manifest.version
     if config.dump is not None:

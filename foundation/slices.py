@@ -54,7 +54,7 @@ def item_ages_days(dataset: Dataset, events: EventIds, tested: LastEvents) -> ND
     born = np.full(dataset.num_items + FIRST_KNOWN, np.iinfo(np.int64).max)
     trained = training_mask(dataset)
     np.minimum.at(born, events.item[trained], events.timestamp[trained])
-    launched_at = getattr(dataset.catalogue, "launched_at", None)
+    launched_at = dataset.catalogue.launched_at
     if launched_at is not None:
         known = launched_at != NO_VALUE
         born[FIRST_KNOWN:][known] = launched_at[known]

@@ -113,6 +113,19 @@ def test_another_split_is_refused(release, synthetic_folder, tmp_path):
         evaluate(EvaluateConfig(release, data))
 
 
+def test_a_profile_with_one_event_is_not_tested_and_disturbs_nothing(synthetic_folder, tmp_path):
+    data = Path(shutil.copytree(synthetic_folder, tmp_path / "data"))
+    events = pl.read_parquet(data / "events.parquet")
+    profile = load_schema(data / "schema.toml").columns.profile_id
+    place = pl.int_range(pl.len()).over(profile)
+    events.filter((pl.col(profile) != events[profile][0]) | (place == 0)).write_parquet(
+        data / "events.parquet"
+    )
+    release = _pretrained(data, tmp_path / "run", "last-two")
+    assert evaluate(EvaluateConfig(release, data))["profiles"] == 59
+    assert evaluate(EvaluateConfig(release, data, role="validation"))["profiles"] == 59
+
+
 @pytest.mark.parametrize("role", ["test", "validation"])
 def test_a_release_is_evaluated_under_its_own_protocol(everyones_release, synthetic_folder, role):
     figures = evaluate(EvaluateConfig(everyones_release, synthetic_folder, role=role))
@@ -145,7 +158,7 @@ def test_a_dump_gives_the_figures_again(everyones_release, synthetic_folder, syn
     assert len(rows) == figures["profiles"] == 60
     hits = gains = reciprocals = 0.0
     for row in rows:
-        place = row["top_item_ids"].index(row["item_id"]) if row["item_id"] in row["top_item_ids"] else None
+        place = row["top_item_ids"].index(row["item_id"])
         assert place == row["rank"] - 1  # all items of this catalogue fit into the top 200
         hits += place < 10
         gains += 1 / math.log2(place + 2) if place < 10 else 0
