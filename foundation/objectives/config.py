@@ -104,7 +104,9 @@ class ObjectiveConfig:
         num_negatives: negatives per step of the sampled softmax, shared by the step's tokens.
         log_q: corrects the negatives' logits for how often they are drawn.
         mask_profile: items that occur anywhere in a sequence are no negatives of its tokens.
-        masked_share: of the known input items that are shown as out of vocabulary in training.
+        masked_share: of the items that a step treats as never seen; negative: as many as the data's newest tenth
+            of events meets (`masking.cold_share`).
+        masked_context: of the tokens that are shown without what is known as their event begins.
         layer_weight: of the mean loss of the layers below the last one; 0: the last one alone learns.
         heads: what else each token predicts (see `labels.py`): "rating" and other *what* facets of its event,
             "genres" and other features of its item, "next.device" or "next.gap" of the request after it.
@@ -113,7 +115,8 @@ class ObjectiveConfig:
 
     softmax: Literal["full", "sampled"] = "full"
     num_negatives: int = 512
-    masked_share: float = 0.01
+    masked_share: float = -1.0
+    masked_context: float = 0.1
     negatives: Literal["uniform", "in_batch", "mixed"] = "uniform"
     log_q: bool = False
     mask_profile: bool = True
@@ -129,7 +132,8 @@ class ObjectiveConfig:
         kinds = ("uniform", "in_batch", "mixed")
         _require(self.negatives in kinds, "negatives", self.negatives, "uniform, in_batch or mixed")
         _require(self.num_negatives >= 1, "num_negatives", self.num_negatives, "at least 1")
-        _require(0 <= self.masked_share < 1, "masked_share", self.masked_share, "in [0, 1)")
+        _require(self.masked_share < 1, "masked_share", self.masked_share, "below 1")
+        _require(0 <= self.masked_context < 1, "masked_context", self.masked_context, "in [0, 1)")
         for name in ("layer_weight", "head_weight"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require(len(set(self.heads)) == len(self.heads), "heads", self.heads, "different from each other")

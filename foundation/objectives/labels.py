@@ -2,7 +2,7 @@
 
     name               label of token t, which stands before event t
     rating             a *what* facet of event t
-    genres             a feature of event t's item; item.genres where a *what* facet is called genres too
+    genres             a feature of event t's item; item.genres where a facet is called genres too
     next.device        a *when* or *where* facet of event t + 1
     next.gap           the gap bucket of token t + 1: the time from event t to the next
 
@@ -81,7 +81,7 @@ def label_columns(tokenizer: Tokenizer, own_request: bool = False) -> dict[str, 
     if GAP in names:
         place = (names.index(GAP),)
         found.append(LabelColumns(NEXT + GAP, "next", place, _first_row(tokenizer, GAP), NUM_GAP_BUCKETS))
-    found += _item_labels(tokenizer, {label.name for label in found})
+    found += _item_labels(tokenizer, {facet.name for facet in schema.facets})
     return {label.name: label for label in found}
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from foundation.model import FoundationModel
 from foundation.objectives.config import ObjectiveConfig
 from foundation.objectives.heads import build_heads
 from foundation.objectives.intent import Intent
@@ -89,6 +90,13 @@ class Objective(nn.Module):
         self.intent = None if label is None else Intent(width, label)
         of_heads = () if self.heads is None else self.heads.labels
         self._labels = tuple(dict.fromkeys((*of_heads, *(() if label is None else (label,)))))
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """Names of the parts of the loss."""
+        heads = () if self.heads is None else (f"head.{label.name}" for label in self.heads.labels)
+        layers, intent = ("layers",) * (self.config.layer_weight > 0), ("intent",) * (self.intent is not None)
+        return ("item", *layers, *intent, *heads)
 
     def targets(self, events: EventIds, span: Span, stops: NDArray[np.int64] | None = None) -> Targets:
         """Targets of a batch's tokens.
@@ -201,6 +209,16 @@ class Objective(nn.Module):
             targets.sequence if config.mask_profile else None,
             weights_T,
         )
+
+
+def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: FoundationModel) -> Objective:
+    """The objective of a configuration, for a model.
+
+    Raises:
+        ValueError: the configuration names what the schema lacks.
+    """
+    feature_rows = model.item_tower.feature_rows.numpy()
+    return Objective(config, tokenizer, feature_rows, model.config.decoder.width)
 
 
 def span_ends(span: Span) -> NDArray[np.int64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from foundation.layout import layout
 from foundation.objectives.config import ObjectiveConfig
 from foundation.objectives.heads import Heads, build_heads
 from foundation.objectives.labels import LabelColumns, label_columns, label_loss, token_labels
+from foundation.schema import Feature
 from foundation.time_facets import gap_bucket
-from foundation.vocabulary import FIRST_KNOWN
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import FIRST_KNOWN, Vocabulary
 from foundation.window import span_rows
 
 NAMES = ("action", "duration_minutes", "audio_languages", "genres", "languages", "next.device", "next.gap")
@@ -87,6 +90,20 @@ def test_a_wrong_name_is_told_the_valid_ones(synthetic_tokenizer):
     with pytest.raises(ValueError, match=r"objective.heads names 'device'.*action.*genres.*next.device"):
         build_heads(ObjectiveConfig(heads=("device",)), synthetic_tokenizer, 4)
     assert build_heads(ObjectiveConfig(), synthetic_tokenizer, 4) is None
+
+
+def test_an_item_feature_called_like_a_facet_gets_a_name_of_its_own(synthetic_tokenizer):
+    features = (*synthetic_tokenizer.schema.item_features, Feature("device", "categorical", "device"))
+    lookups = synthetic_tokenizer.vocabularies.item_features | {"device": Vocabulary(np.arange(5))}
+    tokenizer = Tokenizer(
+        replace(synthetic_tokenizer.schema, item_features=features),
+        replace(synthetic_tokenizer.vocabularies, item_features=lookups),
+    )
+    for own_request in (False, True):
+        offered = label_columns(tokenizer, own_request)
+        assert offered["item.device"].source == "item"
+        assert offered["item.device"].num_classes == 5
+        assert ("device" in offered) == own_request
 
 
 def test_label_loss_by_hand():
