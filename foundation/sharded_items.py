@@ -14,8 +14,7 @@ Letters: I item rows, U different rows of a step on this rank, D width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -31,44 +30,13 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from foundation.item_table import ItemTableConfig
 from foundation.library_notices import library_notices_off
 
 _FEATURE = "item"
 _TABLE = "item_ids"
 _WEIGHT = f"ids.embeddings.{_TABLE}.weight"
 _EPS = 1e-8
-
-
-@dataclass(frozen=True)
-class ItemTableConfig:
-    """Where the item id table lives, and how it learns.
-
-    Attributes:
-        items: "dense": on every process, with the other weights; "sharded": rows spread over the processes, which
-            needs the sampled softmax.
-        item_learning_rate: of a sharded table's row-wise Adagrad (one number per row; FBGEMM has no fused Adam on
-            CPUs) at its peak; it follows the schedule of the dense part.
-    """
-
-    items: Literal["dense", "sharded"] = "dense"
-    item_learning_rate: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.items not in ("dense", "sharded"):
-            raise ValueError(f"items is {self.items!r}; it must be 'dense' or 'sharded'")
-        if not self.item_learning_rate > 0:
-            raise ValueError(f"item_learning_rate is {self.item_learning_rate}; it must be above 0")
-
-    def check_softmax(self, softmax: str) -> None:
-        """Refuses a sharded table under an objective that needs every row at once.
-
-        Raises:
-            ValueError: `softmax` isn't "sampled".
-        """
-        if self.items == "sharded" and softmax != "sampled":
-            raise ValueError(
-                f"objective.softmax is {softmax!r} and items is 'sharded'; a sharded table needs 'sampled'"
-            )
 
 
 class _Table(nn.Module):

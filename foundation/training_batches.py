@@ -22,6 +22,9 @@ LENGTH_BLUR = 0.05
 # A profile's windows step through its history by this share of it (mod 1), epoch after epoch: the sequence
 # whose points, however many, leave the smallest gaps.
 _GOLDEN_STEP = (5**0.5 - 1) / 2
+# What a stream of random numbers is for. Numbered from above: NumPy takes [seed], [seed, 0] and [seed, 0, 0] for the
+# same seed.
+_ORDER, _FIRST_PLACES, _LATEST = 101, 102, 103
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ class TrainingHistories(NamedTuple):
 
     first_row: NDArray[np.int64]  # [W], row of the profile's first event in the dataset
     num_events: NDArray[np.int64]  # [W], events before the cut, at least 1
+
+    def ends(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """One past the last event that may be learned from, of the profiles that event rows `[B]` belong to."""
+        profile = np.searchsorted(self.first_row, rows, side="right") - 1
+        return self.first_row[profile] + self.num_events[profile]
 
 
 class Batch(NamedTuple):
@@ -113,8 +121,8 @@ def draw_windows(
     few epochs cover it whole; `latest_share` of the profiles, drawn anew each epoch, show the latest instead.
     """
     num_profiles = len(histories.num_events)
-    first = np.random.default_rng([seed]).random(num_profiles)
-    shows_latest = np.random.default_rng([seed, epoch, 1]).random(num_profiles) < latest_share
+    first = np.random.default_rng([seed, 0, _FIRST_PLACES]).random(num_profiles)
+    shows_latest = np.random.default_rng([seed, epoch, _LATEST]).random(num_profiles) < latest_share
     latest = window_start(histories.num_events - 1, window.window, window.block)
     place = (first + epoch * _GOLDEN_STEP) % 1.0
     starts = (place * (latest // window.block + 1)).astype(np.int64) * window.block
@@ -136,7 +144,7 @@ def epoch_batches(
     Windows of similar length share a batch, which keeps padding low; the order of batches is random.
     """
     windows = draw_windows(histories, window, seed, epoch, latest_share)
-    rng = np.random.default_rng([seed, epoch])
+    rng = np.random.default_rng([seed, epoch, _ORDER])
     lengths = windows.stops - windows.starts
     blurred = lengths * rng.uniform(1 - LENGTH_BLUR, 1 + LENGTH_BLUR, size=len(lengths))
     by_length = np.argsort(blurred, kind="stable")

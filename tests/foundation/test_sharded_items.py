@@ -15,8 +15,9 @@ from torch.multiprocessing.spawn import spawn
 
 from foundation.checkpoint import load_checkpoint, save_checkpoint
 from foundation.distributed import all_reduce_sum, process_group
+from foundation.item_table import ItemTableConfig
 from foundation.library_notices import library_notices_off
-from foundation.sharded_items import ItemTableConfig, ShardedItemIds, unique_rows
+from foundation.sharded_items import ShardedItemIds, unique_rows
 
 ROWS, WIDTH, STEPS, RATE = 41, 8, 6, 0.1
 
