@@ -33,7 +33,7 @@ def _pretrained(data: Path, out: Path, protocol: ProtocolName) -> Path:
             out,
             protocol=protocol,
             epochs=2,
-            model=FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5)),
+            model=FoundationConfig(DecoderConfig(width=16, num_layers=1), window=WindowConfig(20, 5)),
             optim=OptimConfig(3e-3),
             batch=BatchConfig(300),
         )

@@ -104,7 +104,7 @@ def test_model_ranks_equal_a_request_of_the_same_moment(synthetic_dataset, token
     """A request carries its time, its when and where facets and its history: nothing of the tested event."""
     window = WindowConfig(12, 4)
     torch.manual_seed(0)
-    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), window)
+    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), window=window)
     model = build_model(config, tokenizer, synthetic_dataset)
     raw = synthetic_dataset.events
     tested = last_events(synthetic_dataset, events, TEST)
@@ -172,7 +172,7 @@ def everyone(synthetic_folder) -> Dataset:
 @pytest.fixture(scope="module")
 def model(synthetic_dataset, tokenizer) -> FoundationModel:
     torch.manual_seed(1)
-    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(12, 4))
+    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), window=WindowConfig(12, 4))
     return build_model(config, tokenizer, synthetic_dataset)
 
 

@@ -107,7 +107,7 @@ def test_the_protocol_is_in_the_cut_and_in_the_hash_of_the_data(datasets):
 
 def _release(dataset: Dataset, folder) -> Release:
     tokenizer = Tokenizer(dataset.schema, build_vocabularies(dataset))
-    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5))
+    config = FoundationConfig(DecoderConfig(width=16, num_layers=1), window=WindowConfig(20, 5))
     torch.manual_seed(0)
     save_release(folder, build_model(config, tokenizer, dataset), tokenizer, training_data_of(dataset), {})
     return load_release(folder)
@@ -133,7 +133,7 @@ def test_training_validates_on_the_event_before_the_last_where_there_is_one(synt
             tmp_path / protocol,
             protocol=protocol,
             epochs=1,
-            model=FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5)),
+            model=FoundationConfig(DecoderConfig(width=16, num_layers=1), window=WindowConfig(20, 5)),
             batch=BatchConfig(300),
         )
         return {name for name in pretrain(config) if name.startswith("validation_")}
