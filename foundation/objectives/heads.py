@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from foundation.objectives.config import ObjectiveConfig
 from foundation.objectives.labels import LabelColumns, label_loss, label_shares, resolve_label
 from foundation.tokenizer import Tokenizer
 
@@ -27,6 +26,11 @@ class Heads(nn.Module):
         super().__init__()
         self.labels = tuple(labels)
         self.project = nn.Linear(width, sum(label.num_classes for label in labels))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the labels, as `build_heads` takes them."""
+        return [label.name for label in self.labels]
 
     def forward(self, hidden_TD: Tensor) -> dict[str, Tensor]:
         """Logits `[T, C]` by label name."""
@@ -65,11 +69,11 @@ class Heads(nn.Module):
         return losses
 
 
-def build_heads(config: ObjectiveConfig, tokenizer: Tokenizer, width: int) -> Heads | None:
-    """The heads of a configuration; None where it names none.
+def build_heads(names: Sequence[str], tokenizer: Tokenizer, width: int) -> Heads | None:
+    """The heads `ObjectiveConfig.heads` names; None where it names none.
 
     Raises:
         ValueError: a name that the schema doesn't offer; lists those that it does.
     """
-    labels = [resolve_label(name, tokenizer, "heads") for name in config.heads]
+    labels = [resolve_label(name, tokenizer, "heads") for name in names]
     return Heads(width, labels) if labels else None

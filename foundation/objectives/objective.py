@@ -16,17 +16,19 @@ from torch import Tensor, nn
 from foundation.model import FoundationModel
 from foundation.objectives.config import ObjectiveConfig
 from foundation.objectives.heads import build_heads
-from foundation.objectives.intent import Intent
-from foundation.objectives.labels import label_loss, resolve_label, token_labels
+from foundation.objectives.labels import LabelColumns, label_loss, resolve_label, token_labels
 from foundation.objectives.layer_wise import layer_wise_loss
 from foundation.objectives.multi_token import Pairs, event_pairs
-from foundation.objectives.negatives import draw_negatives
+from foundation.objectives.negatives import Negatives, draw_negatives
 from foundation.objectives.signal import Signal
-from foundation.objectives.softmax import item_set_loss, next_item_loss, sampled_next_item_loss
+from foundation.objectives.softmax import is_target, item_set_loss, next_item_loss, sampled_next_item_loss
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
 from foundation.vocabulary import FIRST_KNOWN
 from foundation.window import Span
+
+IN_BATCH_SHARE = {"uniform": 0.0, "in_batch": 1.0, "mixed": 0.5}
+"""Of the negatives, by the configuration's word for them."""
 
 
 class Targets(NamedTuple):
@@ -49,6 +51,13 @@ class Targets(NamedTuple):
         )
 
 
+class SampledItems(NamedTuple):
+    """What a sampled softmax compares with, where not the vectors of all items are at hand."""
+
+    negatives: Negatives  # from `Objective.negatives`
+    rows: Tensor  # [U] int64, ascending, the item rows whose vectors are; targets and negatives among them
+
+
 class LossSums(NamedTuple):
     """Losses of one process's share of a batch, as sums.
 
@@ -69,25 +78,22 @@ class Objective(nn.Module):
     Args:
         config: what is learned.
         tokenizer: of the events.
-        feature_rows: `[I, M]`, from `catalogue_feature_rows`.
-        width: D.
+        model: whose hidden states and intent it is for.
 
     Raises:
         ValueError: the configuration names what the schema lacks.
     """
 
-    def __init__(
-        self, config: ObjectiveConfig, tokenizer: Tokenizer, feature_rows: NDArray[np.int64], width: int
-    ) -> None:
+    def __init__(self, config: ObjectiveConfig, tokenizer: Tokenizer, model: FoundationModel) -> None:
         super().__init__()
         self.config = config
         self._tokenizer = tokenizer
-        self._feature_rows = feature_rows
+        self._feature_rows = model.item_tower.feature_rows.numpy()
         self._signal = Signal(config.signal, tokenizer) if config.signal.facet else None
-        self.heads = build_heads(config, tokenizer, width)
-        name = config.intent.label
-        label = resolve_label(name, tokenizer, "intent.label", own_request=True) if name else None
-        self.intent = None if label is None else Intent(width, label)
+        self.heads = build_heads(config.heads, tokenizer, model.config.decoder.width)
+        self.intent = model.intent
+        label = intent_label(config, tokenizer)
+        self._intent_label = "" if label is None else label.name
         of_heads = () if self.heads is None else self.heads.labels
         self._labels = tuple(dict.fromkeys((*of_heads, *(() if label is None else (label,)))))
 
@@ -129,6 +135,7 @@ class Objective(nn.Module):
         temperature: float,
         targets: Targets,
         generator: torch.Generator,
+        sampled: SampledItems | None = None,
     ) -> LossSums:
         """Loss of a batch, as sums.
 
@@ -140,9 +147,10 @@ class Objective(nn.Module):
             temperature: of the softmax, in cosine units.
             targets: of the same tokens, on the same device.
             generator: of sampled negatives, on the CPU.
+            sampled: of a sampled softmax, where `item_vectors_ID` are those of its rows alone, `[U, D]`.
         """
         config, last_TD = self.config, layers[-1]
-        item_loss = self._item_loss(item_vectors_ID, competes_I, temperature, targets, generator)
+        item_loss = self._item_loss(item_vectors_ID, competes_I, temperature, targets, generator, sampled)
         supervised = layers if config.layer_weight else layers[-1:]
         sums, count = [], last_TD.new_zeros((), dtype=torch.int64)
         intent_TC = None
@@ -156,7 +164,7 @@ class Objective(nn.Module):
         if len(sums) > 1:
             parts["layers"] = _part(torch.stack(sums[:-1]).mean(), count)
         if self.intent is not None and intent_TC is not None:
-            intent_sum, intent_count = label_loss(intent_TC, targets.labels[self.intent.label.name])
+            intent_sum, intent_count = label_loss(intent_TC, targets.labels[self._intent_label])
             total = total + config.intent.weight * intent_sum
             parts["intent"] = _part(intent_sum, intent_count)
         if self.heads is not None:
@@ -165,9 +173,22 @@ class Objective(nn.Module):
                 parts[f"head.{name}"] = _part(head_sum, head_count)
         return LossSums(total, parts, count)
 
-    def item_hidden(self, hidden: Tensor) -> Tensor:
-        """Hidden states `[.., D]` as items are compared with: with the expected intent in them, if there is one."""
-        return hidden if self.intent is None else self.intent(hidden)[0]
+    def negatives(
+        self, targets: Targets, num_rows: int, competes_I: Tensor | None, generator: torch.Generator
+    ) -> Negatives:
+        """Draws the negatives of a sampled softmax ahead of `loss`, which otherwise draws its own.
+
+        Args:
+            targets, competes_I, generator: as `loss` takes them.
+            num_rows: I.
+        """
+        config, items = self.config, targets.item
+        candidates_J = torch.arange(FIRST_KNOWN, num_rows, device=items.device)
+        candidates_J = candidates_J if competes_I is None else candidates_J[competes_I[FIRST_KNOWN:]]
+        num_in_batch = int(config.num_negatives * IN_BATCH_SHARE[config.negatives])
+        targets_M = items[_target_weights(targets, competes_I) > 0]
+        num_uniform = config.num_negatives - num_in_batch
+        return draw_negatives(num_uniform, num_in_batch, targets_M, candidates_J, generator)
 
     def _item_loss(
         self,
@@ -176,6 +197,7 @@ class Objective(nn.Module):
         temperature: float,
         targets: Targets,
         generator: torch.Generator,
+        sampled: SampledItems | None,
     ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """The loss of hidden states; one draw of negatives serves all layers."""
         config, pairs = self.config, targets.pairs
@@ -185,20 +207,11 @@ class Objective(nn.Module):
             return lambda hidden_TD: next_item_loss(
                 hidden_TD, item_vectors_ID, targets.item, temperature, competes_I, targets.weight
             )
-        known_I = torch.arange(len(item_vectors_ID), device=item_vectors_ID.device) >= FIRST_KNOWN
-        candidates_J = torch.nonzero(known_I if competes_I is None else known_I & competes_I).squeeze(1)
-        # Not by setting items to 0: what a profile went to is no negative of its tokens, target or not.
-        weights_T = torch.isin(targets.item, candidates_J).to(item_vectors_ID.dtype)
-        weights_T = weights_T if targets.weight is None else weights_T * targets.weight
-        share = {"uniform": 0.0, "in_batch": 1.0, "mixed": 0.5}[config.negatives]
-        num_in_batch = int(config.num_negatives * share)
-        negatives = draw_negatives(
-            config.num_negatives - num_in_batch,
-            num_in_batch,
-            targets.item[weights_T > 0],
-            candidates_J,
-            generator,
-        )
+        if sampled is None:
+            negatives, rows = self.negatives(targets, len(item_vectors_ID), competes_I, generator), None
+        else:
+            negatives, rows = sampled
+        weights_T = _target_weights(targets, competes_I)
         return lambda hidden_TD: sampled_next_item_loss(
             hidden_TD,
             item_vectors_ID,
@@ -208,17 +221,18 @@ class Objective(nn.Module):
             negatives.log_count if config.log_q else None,
             targets.sequence if config.mask_profile else None,
             weights_T,
+            rows,
         )
 
 
-def build_objective(config: ObjectiveConfig, tokenizer: Tokenizer, model: FoundationModel) -> Objective:
-    """The objective of a configuration, for a model.
+def intent_label(config: ObjectiveConfig, tokenizer: Tokenizer) -> LabelColumns | None:
+    """What the intent of a configuration is; None where it names none.
 
     Raises:
-        ValueError: the configuration names what the schema lacks.
+        ValueError: the schema lacks it.
     """
-    feature_rows = model.item_tower.feature_rows.numpy()
-    return Objective(config, tokenizer, feature_rows, model.config.decoder.width)
+    name = config.intent.label
+    return resolve_label(name, tokenizer, "intent.label", own_request=True) if name else None
 
 
 def span_ends(span: Span) -> NDArray[np.int64]:

@@ -67,7 +67,7 @@ def item_set_loss(
     Returns:
         (sum of the losses, number of tokens with a pair of weight above 0), both scalars.
     """
-    kept_P = torch.nonzero(_is_target(pairs.item, competes_I) & (pairs.weight > 0)).squeeze(1)
+    kept_P = torch.nonzero(is_target(pairs.item, competes_I) & (pairs.weight > 0)).squeeze(1)
     # Tokens without a pair cost nothing: the softmax runs over the M others.
     tokens_M, token_P = torch.unique(pairs.token.index_select(0, kept_P), return_inverse=True)
     keys_JD, classes_I = _keys(item_vectors_ID, competes_I)
@@ -88,6 +88,7 @@ def sampled_next_item_loss(
     log_count_N: Tensor | None = None,
     sequence_T: Tensor | None = None,
     weights_T: Tensor | None = None,
+    rows_U: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of `next_item_loss` with the softmax taken over the target and the given negatives alone.
 
@@ -102,6 +103,8 @@ def sampled_next_item_loss(
             logits (logQ correction): they then add to the partition what all items would, in expectation. The
             target is not sampled and not corrected (arXiv 2507.09331). None: no correction.
         sequence_T: int64, the sequence of each token; None: only the own target is masked.
+        rows_U: int64, ascending, the item rows that the vectors are of, targets and negatives among them; None:
+            all rows. So a table that is spread over processes need not be gathered whole.
 
     Returns:
         (sum of the losses, number of tokens in it), both scalars.
@@ -109,8 +112,12 @@ def sampled_next_item_loss(
     kept_M = _with_target(targets_T, None, weights_T)
     targets_M = targets_T.index_select(0, kept_M)
     queries_MD = unit(hidden_TD.index_select(0, kept_M)) / temperature
-    positive_M = (queries_MD * unit(item_vectors_ID.index_select(0, targets_M))).sum(dim=-1)
-    negative_MN = queries_MD @ unit(item_vectors_ID.index_select(0, negatives_N)).T
+    positive_MD, negative_ND = (
+        unit(item_vectors_ID.index_select(0, rows if rows_U is None else torch.searchsorted(rows_U, rows)))
+        for rows in (targets_M, negatives_N)
+    )
+    positive_M = (queries_MD * positive_MD).sum(dim=-1)
+    negative_MN = queries_MD @ negative_ND.T
     if log_count_N is not None:
         negative_MN = negative_MN - log_count_N.to(negative_MN.dtype)
     masked_MN = targets_M[:, None] == negatives_N
@@ -152,13 +159,14 @@ def _keys(item_vectors_ID: Tensor, competes_I: Tensor | None) -> tuple[Tensor, T
     return unit(item_vectors_ID[competes_I]), competes_I.long().cumsum(0) - 1
 
 
-def _is_target(items: Tensor, competes_I: Tensor | None) -> Tensor:
+def is_target(items: Tensor, competes_I: Tensor | None) -> Tensor:
+    """Bool, of the shape of `items`: whether an item row is known, and competes (None: all known ones do)."""
     known = items >= FIRST_KNOWN
     return known if competes_I is None else known & competes_I[items.clamp_min(0)]
 
 
 def _with_target(targets_T: Tensor, competes_I: Tensor | None, weights_T: Tensor | None) -> Tensor:
-    kept_T = _is_target(targets_T, competes_I)
+    kept_T = is_target(targets_T, competes_I)
     kept_T = kept_T if weights_T is None else kept_T & (weights_T > 0)
     return torch.nonzero(kept_T).squeeze(1)
 

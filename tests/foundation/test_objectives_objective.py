@@ -13,7 +13,7 @@ from foundation.objectives.config import IntentConfig, MultiTokenConfig, Objecti
 from foundation.objectives.intent import Intent
 from foundation.objectives.labels import LabelColumns, label_loss
 from foundation.objectives.layer_wise import layer_wise_loss
-from foundation.objectives.objective import LossSums, Objective
+from foundation.objectives.objective import LossSums, Objective, SampledItems
 from foundation.objectives.softmax import next_item_loss
 from foundation.window import span_rows
 
@@ -185,6 +185,22 @@ def test_sampled_modes_train_every_layer_and_leave_out_who_does_not_compete(
     for layer in layers:
         assert layer.grad is not None
         assert torch.count_nonzero(layer.grad[1:]) > 0
+
+
+@pytest.mark.parametrize("negatives", ["uniform", "in_batch", "mixed"])
+def test_vectors_of_the_rows_at_hand_are_enough(negatives, build, synthetic_ids, span, vectors):
+    """As where the item table is spread over processes: history, targets and negatives are fetched, and no more."""
+    objective = build(_sampled(negatives, log_q=True))
+    targets, layers = objective.targets(synthetic_ids, span), _layers(14)
+    expected = _loss(objective, synthetic_ids, span, layers, vectors)
+    drawn = objective.negatives(targets, len(vectors), None, torch.Generator().manual_seed(0))
+    rows = torch.unique(torch.cat([targets.item, drawn.rows]))
+    assert len(rows) < len(vectors)
+    found = objective.loss(
+        layers, vectors[rows], None, 0.2, targets, torch.Generator(), SampledItems(drawn, rows)
+    )
+    assert torch.equal(found.total, expected.total)
+    assert found.num_targets == expected.num_targets
 
 
 def test_in_batch_negatives_of_one_profile_alone_are_none(build, synthetic_ids, span, vectors):
