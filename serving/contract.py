@@ -15,7 +15,8 @@ M values of a multi-valued field, N tasks.
     candidate.item_id    INT64 [C]   request by request
  -> logits, scores       FP32 [C, N] scores = sigmoid(logits), candidates in the order sent
 
-A string is sent as its 64-bit xxh3 hash; a missing value as `NO_VALUE` or `NO_NUMBER`, never as NaN.
+A string is sent as its 64-bit xxh3 hash; a missing value as `NO_VALUE` or `NO_NUMBER`, never as NaN. Where the contract
+merges adjacent events, histories are sent merged: the Python client does so.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from numpy.typing import NDArray
 
 MODEL = "marquee"
 """The name under which a ranker is served."""
-FORMAT = 1
+FORMAT = 2
 """Of the contract's JSON; a reader refuses any other."""
 PARAMETER = "contract"
 """The parameter of the model's configuration that holds the contract."""
@@ -42,12 +43,16 @@ NO_VALUE = np.iinfo(np.int64).min
 """A missing categorical value, or the padding of a multi-valued one."""
 NO_NUMBER = np.finfo(np.float32).min
 """A missing number."""
+NUM_ACTIONS = "num_actions"
+"""The facet of merged events that counts their actions; a history that lacks it counts one for each event."""
 MAX_TIMESTAMP_S = 253_402_300_799
 """The end of the year 9999: later than any clock, and earlier than today's date in milliseconds."""
 MAX_EVENTS_BEFORE = 1 << 40
 """More events than any profile has, and so few that no sum with a history's length leaves 64 bits."""
 
 Dtype = Literal["INT64", "FP32"]
+Way = Literal["first", "last", "sum"]
+"""What a merged event has of a facet: the first action's value, the last one's, or the sum."""
 Axis = Literal["request", "event", "candidate"]
 _NUMPY: dict[Dtype, np.dtype] = {"INT64": np.dtype(np.int64), "FP32": np.dtype(np.float32)}
 
@@ -87,11 +92,19 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Field:
-    """A facet or feature of the schema, as it travels."""
+    """A facet or feature of the schema, as it travels.
+
+    Attributes:
+        name: of the facet or feature.
+        dtype: of its values.
+        max_values: of a multi-valued one, else None.
+        merged: what a merged event has of it; what is summed is never negative.
+    """
 
     name: str
     dtype: Dtype = "INT64"
     max_values: int | None = None
+    merged: Way = "last"
 
     def __post_init__(self) -> None:
         if self.dtype not in _NUMPY:
@@ -133,6 +146,7 @@ class Contract:
         profile: profile features.
         tasks: N names, in the order of the outputs' columns.
         limits: of a call.
+        merge_adjacent: whether a history's adjacent events on one item are sent as one.
     """
 
     model: str
@@ -141,6 +155,7 @@ class Contract:
     profile: tuple[Field, ...]
     tasks: tuple[str, ...]
     limits: Limits
+    merge_adjacent: bool = False
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -182,7 +197,13 @@ class Contract:
             name: tuple(Field(**field) for field in plain[name]) for name in ("facets", "context", "profile")
         }
         limits = Limits(**plain["limits"])
-        return Contract(model=plain["model"], tasks=tuple(plain["tasks"]), limits=limits, **groups)
+        return Contract(
+            model=plain["model"],
+            tasks=tuple(plain["tasks"]),
+            limits=limits,
+            merge_adjacent=plain["merge_adjacent"],
+            **groups,
+        )
 
     def validate(self, arrays: Mapping[str, NDArray]) -> None:
         """Check the inputs of one call.
@@ -209,6 +230,9 @@ class Contract:
         _check_range(arrays, "num_events_before", 0, MAX_EVENTS_BEFORE, "MAX_EVENTS_BEFORE")
         for name in ("history.timestamp", "request.timestamp"):
             _check_range(arrays, name, -MAX_TIMESTAMP_S, MAX_TIMESTAMP_S)
+        for field in self.facets:
+            if field.merged == "sum":
+                _check_not_negative(arrays, f"history.{field.name}")
 
     def _checked_lengths(self, arrays: Mapping[str, NDArray]) -> dict[Axis, int]:
         """Rows of every axis, from the two length inputs."""
@@ -251,6 +275,16 @@ def _check_range(
         row = int(wrong.argmax())
         upper = f"{limit_name} = {high}" if limit_name else f"{high}"
         raise RequestError(f"{name}[{row}]", values[row], f"it must be at least {low} and at most {upper}")
+
+
+def _check_not_negative(arrays: Mapping[str, NDArray], name: str) -> None:
+    values = arrays[name]
+    wrong = (values < 0) & (values != NO_NUMBER)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise RequestError(
+            f"{name}[{row}]", values[row], f"it must be at least 0; a missing number is {NO_NUMBER!s}"
+        )
 
 
 def _rows_of(axis: Axis, expected: int) -> str:

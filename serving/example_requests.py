@@ -61,7 +61,8 @@ def _value(feature: Feature, lookup: Lookup, rng: np.random.Generator) -> Any:
     """A known value in JSON's types; for a number one within its buckets, or just beyond."""
     if isinstance(lookup, NumericBuckets):
         edges = lookup.boundaries if len(lookup.boundaries) else np.zeros(1)
-        return round(float(rng.uniform(edges[0] - 1, edges[-1] + 1)), 3)
+        lowest = max(0.0, edges[0] - 1) if feature.kind == "duration" else edges[0] - 1
+        return round(float(rng.uniform(lowest, edges[-1] + 1)), 3)
     known = lookup.keys if len(lookup.keys) else np.array([UNKNOWN_ID])
     if feature.kind == "multi":
         return rng.choice(known, size=rng.integers(0, feature.max_values + 1)).tolist()

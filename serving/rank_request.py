@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import MAX_EVENTS_BEFORE, Contract, Field
+from serving.contract import MAX_EVENTS_BEFORE, NUM_ACTIONS, Contract, Field, Way
+from serving.merging import merge_values, run_starts
 from serving.raw_columns import Values, column, sequence, timestamps
 
 _ID = Field("id")
@@ -26,7 +27,7 @@ class History:
         item_id: `[n]` integers or strings.
         timestamp: `[n]` unix seconds.
         facets: every facet of the schema by name, `[n]` values, or `[n]` lists where multi-valued; None is
-            "no value".
+            "no value". `num_actions` may be left out: every event is one action then.
     """
 
     item_id: Values = ()
@@ -41,10 +42,12 @@ class RankRequest:
     Attributes:
         timestamp: unix seconds of the request.
         candidates: item ids, integers or strings.
-        history: as much of the profile's history as is at hand; what lies before the window is not sent.
+        history: as much of the profile's history as is at hand, as it was logged: adjacent events on one item are
+            merged here where the model was trained so, and what lies before the window is not sent.
         context: *when* and *where* facets of the request; what is left out counts as "no value".
         profile: profile features; what is left out counts as "no value".
-        num_events_before: events of the profile that are older than those of `history`.
+        num_events_before: events of the profile that are older than those of `history`; where events are merged,
+            of merged ones.
     """
 
     timestamp: int
@@ -118,34 +121,64 @@ def _single_values(
 
 
 def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:
-    """The history's inputs, cut to the window."""
-    history, limits = request.history, contract.limits
-    num_events = len(sequence("history.item_id", history.item_id))
+    """The history's inputs, cut to the window; adjacent events on one item are merged first where the model does."""
+    limits = contract.limits
+    raw = _history_values(contract, request.history)
     num_before = _events_before(request.num_events_before)
-    cut = max(0, window_start(num_before + num_events, limits.window, limits.block) - num_before)
 
-    def kept(name: str, values: Values) -> Values:
-        if len(sequence(f"history.{name}", values)) != num_events:
-            raise ValueError(f"history.{name} has {len(values)} values; history.item_id has {num_events}")
-        return values[cut:]
+    def first_kept(num_events: int) -> int:
+        return max(0, window_start(num_before + num_events, limits.window, limits.block) - num_before)
 
+    if contract.merge_adjacent:
+        whole = _merged(contract, _history_columns(contract, raw))
+        cut = first_kept(len(whole["history.item_id"]))
+        kept = {name: values[cut:] for name, values in whole.items()}
+    else:
+        cut = first_kept(len(raw["item_id"]))
+        kept = _history_columns(contract, {name: values[cut:] for name, values in raw.items()})
+    return {
+        "history_lengths": np.array([len(kept["history.item_id"])]),
+        "num_events_before": np.array([num_before + cut]),
+        **kept,
+    }
+
+
+def _history_values(contract: Contract, history: History) -> dict[str, Values]:
+    """Item, time and facets as the caller gave them, all of one length."""
+    num_events = len(sequence("history.item_id", history.item_id))
     names = [facet.name for facet in contract.facets]
     _check_names("history.facets", _mapping("history.facets", history.facets), names)
+    given = dict(history.facets)
+    if contract.merge_adjacent:
+        given.setdefault(NUM_ACTIONS, np.ones(num_events, dtype=np.float32))
     for name in names:
-        if num_events and name not in history.facets:
+        if num_events and name not in given:
             raise ValueError(f"history.facets has no {name!r}; a history has all of {', '.join(names)}")
+    raw = {"item_id": history.item_id, "timestamp": history.timestamp}
+    raw |= {f"facets.{name}": given.get(name, ()) for name in names}
+    for name, values in raw.items():
+        label = name.removeprefix("facets.")
+        if len(sequence(f"history.{label}", values)) != num_events:
+            raise ValueError(f"history.{label} has {len(values)} values; history.item_id has {num_events}")
+    return raw
+
+
+def _history_columns(contract: Contract, raw: Mapping[str, Values]) -> dict[str, NDArray]:
+    """Wire values of a history, by the names of their inputs."""
     return {
-        "history_lengths": np.array([num_events - cut]),
-        "num_events_before": np.array([num_before + cut]),
-        "history.item_id": column("history.item_id", _ID, kept("item_id", history.item_id)),
-        "history.timestamp": timestamps("history.timestamp", kept("timestamp", history.timestamp)),
+        "history.item_id": column("history.item_id", _ID, raw["item_id"]),
+        "history.timestamp": timestamps("history.timestamp", raw["timestamp"]),
         **{
-            f"history.{facet.name}": column(
-                f"history.{facet.name}", facet, kept(facet.name, history.facets.get(facet.name, ()))
-            )
+            f"history.{facet.name}": column(f"history.{facet.name}", facet, raw[f"facets.{facet.name}"])
             for facet in contract.facets
         },
     }
+
+
+def _merged(contract: Contract, columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
+    starts = run_starts(columns["history.item_id"])
+    ways: dict[str, Way] = {f"history.{facet.name}": facet.merged for facet in contract.facets}
+    return {name: merge_values(values, starts, ways.get(name, "first")) for name, values in columns.items()}
 
 
 def _events_before(given: Any) -> int:

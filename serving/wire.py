@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from numpy.typing import NDArray
 
-from foundation.schema import Feature
+from foundation.merging import way_of
+from foundation.schema import Feature, Schema
 from ranker.features import CandidateInputs, FeatureBuilder, ProfileInputs
 from ranker.histories import Histories
 from serving.contract import MODEL, Contract, Field, Limits
@@ -17,12 +19,18 @@ def contract_of(features: FeatureBuilder, tasks: Iterable[str], max_candidates: 
     schema, window = features.tokenizer.schema, features.config.window
     return Contract(
         model=MODEL,
-        facets=_fields(schema.facets),
+        facets=facet_fields(schema),
         context=_fields(schema.facets_of("when", "where")),
         profile=_fields(schema.profile_features),
         tasks=tuple(tasks),
         limits=Limits(window=window.window, block=window.block, max_candidates=max_candidates),
+        merge_adjacent=schema.merge_adjacent,
     )
+
+
+def facet_fields(schema: Schema) -> tuple[Field, ...]:
+    """The facets of events as they travel, each with what a merged event has of it."""
+    return tuple(replace(_field(facet), merged=way_of(facet)) for facet in schema.facets)
 
 
 def histories_of(contract: Contract, arrays: Mapping[str, NDArray]) -> Histories:
@@ -50,11 +58,12 @@ def model_inputs(
 
 
 def _fields(declared: Iterable[Feature]) -> tuple[Field, ...]:
-    return tuple(
-        Field(
-            feature.name,
-            "FP32" if feature.kind == "numeric" else "INT64",
-            feature.max_values if feature.kind == "multi" else None,
-        )
-        for feature in declared
+    return tuple(map(_field, declared))
+
+
+def _field(feature: Feature) -> Field:
+    return Field(
+        feature.name,
+        "FP32" if feature.is_number else "INT64",
+        feature.max_values if feature.kind == "multi" else None,
     )

@@ -59,6 +59,28 @@ def test_reads_every_field(tmp_path: Path) -> None:
     )
 
 
+def test_reads_time_merging_durations_and_the_catalogue_s_columns(tmp_path: Path) -> None:
+    text = GOOD.replace('title = "label"', 'launched_at = "since"\ncontent_embedding = "vector"')
+    text = text.replace('kind = "numeric"\n', 'kind = "duration"\n')
+    tables = '[time]\nchannels = ["gap", "hour_of_week"]\n[merge]\nadjacent = true\n'
+    schema = load_schema(write(tmp_path, text + tables))
+    assert schema.columns == Columns("buyer", "sku", "at", None, "since", "vector")
+    assert schema.time_channels == ("hour_of_week", "gap")
+    assert schema.merge_adjacent
+    assert [(facet.name, facet.kind, facet.role) for facet in schema.facets] == [
+        ("page", "categorical", "where"),
+        ("price", "duration", "what"),
+        ("num_actions", "numeric", "what"),
+    ]
+    assert [facet.name for facet in schema.declared_facets] == ["page", "price"]
+    assert [facet.is_number for facet in schema.facets] == [False, True, True]
+    assert Schema.from_json(schema.to_json()) == schema
+    plain = load_schema(write(tmp_path, text))
+    assert plain.time_channels == ("hour_of_week", "date", "gap")
+    assert not plain.merge_adjacent
+    assert plain.hash() != schema.hash()
+
+
 def test_facets_of_keeps_the_declared_order(tmp_path: Path) -> None:
     schema = load_schema(write(tmp_path, GOOD))
     assert [facet.name for facet in schema.facets_of("where", "what")] == ["page", "price"]
@@ -113,6 +135,21 @@ def test_json_keeps_everything_and_the_hash_sees_every_change(tmp_path: Path) ->
         ("[[profile_feature]]", "[[profil_feature]]", "unknown field 'profil_feature'"),
         ("[[profile_feature]]", "[profile_feature]", "write [[profile_feature]]"),
         ("[columns]", "[columns", "not valid TOML"),
+        (
+            "[columns]",
+            '[time]\nchannels = ["hour"]\n[columns]',
+            "[time]: channels = ['hour']: must be a list of any of hour_of_week, date, gap",
+        ),
+        ("[columns]", "[time]\nchannel = []\n[columns]", "[time]: unknown field 'channel'"),
+        ("[columns]", "[merge]\nadjacent = 1\n[columns]", "[merge]: adjacent = 1: must be true or false"),
+        ('kind = "multi"', 'kind = "duration"', "[[item_feature]] 'tags': kind = 'duration': must be one of"),
+        (
+            'kind = "categorical"',
+            'kind = "duration"',
+            "vocabulary_size is not for kind = 'duration'; give boundaries, or nothing",
+        ),
+        ('name = "page"', 'name = "num_actions"', "this name is built in"),
+        ('name = "price"', 'name = "item_age"', "this name is built in"),
     ],
 )
 def test_says_in_one_line_what_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:

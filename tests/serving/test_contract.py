@@ -47,7 +47,7 @@ def test_json_gives_the_same_contract_back():
 
 def test_another_format_is_refused():
     with pytest.raises(ValueError, match="format is 9"):
-        Contract.from_json(CONTRACT.to_json().replace('"format": 1', '"format": 9'))
+        Contract.from_json(CONTRACT.to_json().replace('"format": 2', '"format": 9'))
 
 
 def test_the_configuration_declares_every_tensor_and_carries_the_contract():
