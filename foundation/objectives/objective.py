@@ -21,7 +21,7 @@ from foundation.objectives.layer_wise import layer_wise_loss
 from foundation.objectives.multi_token import Pairs, event_pairs
 from foundation.objectives.negatives import Negatives, draw_negatives
 from foundation.objectives.signal import Signal
-from foundation.objectives.softmax import is_target, item_set_loss, next_item_loss, sampled_next_item_loss
+from foundation.objectives.softmax import item_set_loss, next_item_loss, sampled_next_item_loss
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
 from foundation.vocabulary import FIRST_KNOWN
@@ -233,6 +233,13 @@ def intent_label(config: ObjectiveConfig, tokenizer: Tokenizer) -> LabelColumns 
     """
     name = config.intent.label
     return resolve_label(name, tokenizer, "intent.label", own_request=True) if name else None
+
+
+def _target_weights(targets: Targets, competes_I: Tensor | None) -> Tensor:
+    """`[T]`: the signal, 0 where a token's item doesn't compete; the item stays, since it is no negative either."""
+    competes = targets.item >= FIRST_KNOWN if competes_I is None else competes_I[targets.item]
+    ones = (competes & (targets.item >= FIRST_KNOWN)).float()
+    return ones if targets.weight is None else ones * targets.weight
 
 
 def span_ends(span: Span) -> NDArray[np.int64]:

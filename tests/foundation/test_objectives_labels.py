@@ -11,7 +11,6 @@ import torch
 
 from foundation.item_features import catalogue_feature_rows
 from foundation.layout import layout
-from foundation.objectives.config import ObjectiveConfig
 from foundation.objectives.heads import Heads, build_heads
 from foundation.objectives.labels import LabelColumns, label_columns, label_loss, token_labels
 from foundation.schema import Feature
@@ -88,8 +87,8 @@ def test_an_own_request_label_is_the_next_label_of_the_token_before(
 
 def test_a_wrong_name_is_told_the_valid_ones(synthetic_tokenizer):
     with pytest.raises(ValueError, match=r"objective.heads names 'device'.*action.*genres.*next.device"):
-        build_heads(ObjectiveConfig(heads=("device",)), synthetic_tokenizer, 4)
-    assert build_heads(ObjectiveConfig(), synthetic_tokenizer, 4) is None
+        build_heads(("device",), synthetic_tokenizer, 4)
+    assert build_heads((), synthetic_tokenizer, 4) is None
 
 
 def test_an_item_feature_called_like_a_facet_gets_a_name_of_its_own(synthetic_tokenizer):
@@ -196,7 +195,7 @@ def test_a_head_has_not_seen_its_own_target(
     name, small_model, synthetic_tokenizer, synthetic_ids, span, feature_rows
 ):
     torch.manual_seed(1)
-    heads = build_heads(ObjectiveConfig(heads=NAMES), synthetic_tokenizer, 16)
+    heads = build_heads(NAMES, synthetic_tokenizer, 16)
     assert heads is not None
     token, label = 4, label_columns(synthetic_tokenizer)[name]
     changed = _with_another(label, synthetic_ids, int(span.rows[token]), synthetic_tokenizer, feature_rows)

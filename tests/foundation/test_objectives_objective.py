@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from foundation.item_features import catalogue_feature_rows
+from foundation.decoder import DecoderConfig
+from foundation.intent import Intent
+from foundation.item_features import item_facts, num_item_feature_rows
+from foundation.model import FoundationConfig, FoundationModel
 from foundation.objectives.config import IntentConfig, MultiTokenConfig, ObjectiveConfig, SignalConfig
-from foundation.objectives.intent import Intent
-from foundation.objectives.labels import LabelColumns, label_loss
+from foundation.objectives.labels import label_loss
 from foundation.objectives.layer_wise import layer_wise_loss
-from foundation.objectives.objective import LossSums, Objective, SampledItems
+from foundation.objectives.objective import LossSums, Objective, SampledItems, intent_label
 from foundation.objectives.softmax import next_item_loss
 from foundation.window import span_rows
 
@@ -38,15 +40,23 @@ def _sampled(negatives: str, **fields) -> ObjectiveConfig:
 
 
 @pytest.fixture
-def build(synthetic_dataset, synthetic_vocabularies, synthetic_tokenizer):
-    """Gives the objective of a configuration, with the same weights each time."""
-    rows = catalogue_feature_rows(
-        synthetic_dataset.schema, synthetic_vocabularies, synthetic_dataset.catalogue
-    )
+def build(synthetic_dataset, synthetic_tokenizer):
+    """Gives the objective of a configuration, for a model of it, with the same weights each time."""
 
     def objective(config: ObjectiveConfig) -> Objective:
         torch.manual_seed(3)
-        return Objective(config, synthetic_tokenizer, rows, WIDTH)
+        label = intent_label(config, synthetic_tokenizer)
+        model = FoundationModel(
+            FoundationConfig(
+                DecoderConfig(width=WIDTH, num_layers=1, num_heads=1),
+                intent_classes=0 if label is None else label.num_classes,
+            ),
+            synthetic_tokenizer.num_facet_rows,
+            num_item_feature_rows(synthetic_dataset.schema, synthetic_tokenizer.vocabularies),
+            item_facts(synthetic_tokenizer, synthetic_dataset.catalogue),
+            synthetic_tokenizer.age_column,
+        )
+        return Objective(config, synthetic_tokenizer, model)
 
     return objective
 
@@ -76,7 +86,7 @@ def _loss(objective, events, span, layers, vectors, competes=None) -> LossSums:
 
 
 def test_intent_by_hand():
-    intent = Intent(2, LabelColumns("action", "outcome", (0,), 3, 2))
+    intent = Intent(2, num_classes=2)
     with torch.no_grad():
         intent.predict.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
         intent.predict.bias.zero_()
@@ -108,10 +118,11 @@ def test_the_default_is_the_next_item_alone(build, synthetic_ids, span, vectors)
 
 
 def test_the_total_is_the_weighted_sum_of_its_parts(build, synthetic_ids, span, vectors):
-    found = _loss(build(MODES["everything"]), synthetic_ids, span, _layers(14), vectors)
+    objective = build(MODES["everything"])
+    found = _loss(objective, synthetic_ids, span, _layers(14), vectors)
     parts = {name: part[0].item() for name, part in found.parts.items()}
     heads = [f"head.{name}" for name in EVERYTHING["heads"]]
-    assert set(parts) == {"item", "layers", "intent", *heads}
+    assert tuple(parts) == objective.part_names == ("item", "layers", "intent", *heads)
     by_hand = (
         parts["item"]
         + 0.5 * parts["layers"]
@@ -149,7 +160,8 @@ def test_the_intent_shifts_what_items_are_compared_with(build, synthetic_ids, sp
     objective, layers = build(ObjectiveConfig(intent=IntentConfig("genres", weight=0.0))), _layers(14)
     found = _loss(objective, synthetic_ids, span, layers, vectors)
     targets = torch.from_numpy(synthetic_ids.item[span.rows])
-    expected, _ = next_item_loss(objective.item_hidden(layers[-1]), vectors, targets, 0.2)
+    assert objective.intent is not None
+    expected, _ = next_item_loss(objective.intent(layers[-1])[0], vectors, targets, 0.2)
     torch.testing.assert_close(found.total, expected)
     assert found.total.item() != next_item_loss(layers[-1], vectors, targets, 0.2)[0].item()
 
