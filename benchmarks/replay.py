@@ -146,7 +146,7 @@ def _event_line(workload: Workload, row: int, titles: dict[int, str]) -> str:
     numbers = [
         f"{facet.name} {events.facets[facet.name][row]:g}"
         for facet in dataset.schema.facets_of("what")
-        if facet.kind == "numeric" and events.facets[facet.name][row] != NO_NUMBER
+        if facet.is_number and events.facets[facet.name][row] != NO_NUMBER
     ]
     item = int(events.item_id[row])
     return f"  {day}  {titles.get(item, str(item))}" + (f"  ({', '.join(numbers)})" if numbers else "")

@@ -19,6 +19,7 @@ from foundation.schema import Feature
 from foundation.split import TRAIN, profile_roles, training_mask
 
 __all__ = [
+    "DURATION_BOUNDARIES",
     "FIRST_KNOWN",
     "NO_NUMBER",
     "NO_VALUE",

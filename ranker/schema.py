@@ -97,7 +97,7 @@ def _read_task(table: dict[str, Any], number: int, schema: Schema, path: Path) -
 
 def _threshold(name: str, table: dict[str, Any], schema: Schema, where: str) -> Task:
     facet, at_least = table["facet"], table["at_least"]
-    numeric = [each.name for each in schema.facets_of("what") if each.kind == "numeric"]
+    numeric = [each.name for each in schema.facets_of("what") if each.is_number]
     if facet not in numeric:
         raise DataError(
             f"{where}: facet = {facet!r}: must be a numeric 'what' facet, one of: {', '.join(numeric) or '(none)'}"

@@ -8,6 +8,7 @@ profile_id = "profile_id"
 item_id = "item_id"
 timestamp = "timestamp"
 title = "title"
+launched_at = "launched_at"
 
 [[facet]]
 name = "holiday"
@@ -42,10 +43,10 @@ role = "what"
 kind = "categorical"
 
 [[facet]]
-name = "duration_minutes"
+name = "duration"
 role = "what"
-kind = "numeric"
-boundaries = [2, 5, 15, 30, 60, 120]
+kind = "duration"
+boundaries = [120, 300, 900, 1800, 3600, 7200]
 
 [[facet]]
 name = "audio_languages"

@@ -102,7 +102,7 @@ def events_table(
     # What came before a title in its request took its time; the request itself took a minute.
     taken = np.where(requests.watched, requests.duration_minutes, 0.0)
     waited = np.minimum((np.cumsum(taken, axis=1) - taken)[request, position], LONGEST_SESSION_MINUTES)
-    duration = pl.Series(minutes.round(1)).set(pl.Series(listed), None)
+    duration = pl.Series((60 * minutes).round()).set(pl.Series(listed), None)
     home_row = pl.Series(requests.home_row[request])
     heard = items.speaks[item] & viewers.speaks[profile]
     return pl.DataFrame(
@@ -116,7 +116,7 @@ def events_table(
             "home_row": home_row.set(home_row < 0, None),
             "position": position,
             "action": pl.Series(action),
-            "duration_minutes": duration,
+            "duration": duration,
             "audio_languages": _spoken(heard),
         }
     ).sort("profile_id", "timestamp", maintain_order=True)

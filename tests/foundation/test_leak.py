@@ -61,7 +61,7 @@ def _with_another_outcome(raw, event, part, tokenizer):
     return item_id, timestamp, facets
 
 
-@pytest.mark.parametrize("part", ["item", "position", "action", "duration_minutes", "audio_languages"])
+@pytest.mark.parametrize("part", ["item", "position", "action", "duration", "audio_languages"])
 def test_the_what_of_an_event_moves_nothing_up_to_its_own_position(
     small_model, synthetic_tokenizer, raw_history, part
 ):
@@ -77,7 +77,7 @@ def test_the_what_of_an_event_moves_nothing_up_to_its_own_position(
 
 def test_the_parts_above_are_all_there_are(synthetic_dataset):
     what = {facet.name for facet in synthetic_dataset.schema.facets_of("what")}
-    assert what == {"position", "action", "duration_minutes", "audio_languages"}
+    assert what == {"position", "action", "duration", "audio_languages"}
 
 
 def test_the_when_of_the_request_moves_the_last_output_alone(small_model, synthetic_tokenizer, raw_history):

@@ -19,7 +19,7 @@ from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import FIRST_KNOWN, Vocabulary
 from foundation.window import span_rows
 
-NAMES = ("action", "duration_minutes", "audio_languages", "genres", "languages", "next.device", "next.gap")
+NAMES = ("action", "duration", "audio_languages", "genres", "languages", "next.device", "next.gap")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_labels_are_the_classes_of_raw_values(
     def classes(lookup, raw):
         return np.maximum(lookup.lookup(raw) - FIRST_KNOWN, -1)
 
-    for name in ("action", "duration_minutes", "audio_languages"):
+    for name in ("action", "duration", "audio_languages"):
         expected = classes(vocabularies.facets[name], dataset.events.facets[name][span.rows])
         np.testing.assert_array_equal(labels[name], expected.reshape(len(span.rows), -1), err_msg=name)
     for name in ("genres", "languages"):

@@ -22,15 +22,15 @@ from foundation.window import span_rows
 WIDTH = 8
 EVERYTHING = {
     "layer_weight": 0.5,
-    "heads": ("duration_minutes", "genres", "next.device", "next.gap"),
+    "heads": ("duration", "genres", "next.device", "next.gap"),
     "intent": IntentConfig("action", weight=0.3),
-    "signal": SignalConfig("duration_minutes", scale=0.1, missing=1.0),
+    "signal": SignalConfig("duration", scale=0.1 / 60, missing=1.0),
 }
 MODES = {
     "default": ObjectiveConfig(),
     "everything": ObjectiveConfig(**EVERYTHING),
     "multi-token": ObjectiveConfig(**EVERYTHING, multi_token=MultiTokenConfig(4, half_life=86_400.0)),
-    "mask": ObjectiveConfig(signal=SignalConfig("duration_minutes", "mask", threshold=15.0)),
+    "mask": ObjectiveConfig(signal=SignalConfig("duration", "mask", threshold=900.0)),
     "where intent": ObjectiveConfig(intent=IntentConfig("device")),
 }
 
@@ -167,7 +167,7 @@ def test_the_intent_shifts_what_items_are_compared_with(build, synthetic_ids, sp
 
 
 def test_signals_weigh_targets_of_the_next_item(build, synthetic_ids, span, vectors):
-    config = ObjectiveConfig(signal=SignalConfig("duration_minutes", "mask", threshold=15.0))
+    config = ObjectiveConfig(signal=SignalConfig("duration", "mask", threshold=900.0))
     objective = build(config)
     targets = objective.targets(synthetic_ids, span)
     assert set(targets.weight.tolist()) == {0.0, 1.0}

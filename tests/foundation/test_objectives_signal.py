@@ -9,7 +9,7 @@ from foundation.objectives.config import SignalConfig
 from foundation.objectives.signal import Signal
 from foundation.raw_values import NO_NUMBER, NO_VALUE, hash_string
 
-BOUNDARIES = (2.0, 5.0, 15.0, 30.0, 60.0, 120.0)  # of duration_minutes
+BOUNDARIES = (120.0, 300.0, 900.0, 1800.0, 3600.0, 7200.0)  # of duration, in seconds
 
 
 def _events(tokenizer, dataset, **facets):
@@ -28,34 +28,34 @@ def _weights(config, tokenizer, events):
 @pytest.fixture
 def durations(synthetic_tokenizer, synthetic_dataset):
     """1, 20 and 400 minutes, not a number, no value."""
-    values = np.array([1.0, 20.0, 400.0, np.nan, NO_NUMBER], dtype=np.float32)
-    return _events(synthetic_tokenizer, synthetic_dataset, duration_minutes=values)
+    values = np.array([60.0, 1200.0, 24000.0, np.nan, NO_NUMBER], dtype=np.float32)
+    return _events(synthetic_tokenizer, synthetic_dataset, duration=values)
 
 
 def test_a_number_is_the_lower_edge_of_its_bucket(synthetic_tokenizer, durations):
-    config = SignalConfig("duration_minutes", scale=0.1)
+    config = SignalConfig("duration", scale=0.1 / 60)
     assert _weights(config, synthetic_tokenizer, durations) == pytest.approx([0, 1.5, 12, 0, 0])
 
 
 def test_numbers_of_buckets_can_be_declared(synthetic_tokenizer, durations):
     values = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-    config = SignalConfig("duration_minutes", values=values, missing=0.25)
+    config = SignalConfig("duration", values=values, missing=0.25)
     assert _weights(config, synthetic_tokenizer, durations) == [0.5, 3, 6, 0.25, 0.25]
 
 
 def test_a_mask_keeps_events_at_or_above_its_threshold(synthetic_tokenizer, durations):
-    config = SignalConfig("duration_minutes", "mask", threshold=15.0)
+    config = SignalConfig("duration", "mask", threshold=900.0)
     assert _weights(config, synthetic_tokenizer, durations) == [0, 1, 1, 0, 0]
-    above = SignalConfig("duration_minutes", "mask", threshold=15.1, missing=20.0)
+    above = SignalConfig("duration", "mask", threshold=901.0, missing=1200.0)
     assert _weights(above, synthetic_tokenizer, durations) == [0, 0, 1, 1, 1]
 
 
 def test_negative_numbers_are_no_weights_and_no_rewards(synthetic_tokenizer, durations):
     values = (-2.0, -1.0, 0.0, 1.0, 1.0, 1.0, 3.0)
-    reward = SignalConfig("duration_minutes", "reward", values=values)
+    reward = SignalConfig("duration", "reward", values=values)
     assert _weights(reward, synthetic_tokenizer, durations) == [0, 1, 3, 0, 0]
-    with pytest.raises(ValueError, match=r"'duration_minutes' a weight of -2.0; weights must be at least 0"):
-        Signal(SignalConfig("duration_minutes", "weight", values=values), synthetic_tokenizer)
+    with pytest.raises(ValueError, match=r"'duration' a weight of -2.0; weights must be at least 0"):
+        Signal(SignalConfig("duration", "weight", values=values), synthetic_tokenizer)
 
 
 def test_categories_by_name(synthetic_tokenizer, synthetic_dataset):
@@ -75,8 +75,8 @@ def test_categories_by_name(synthetic_tokenizer, synthetic_dataset):
         (SignalConfig("audio_languages"), r"signal.facet is 'audio_languages'"),
         (SignalConfig("action"), r"'action' is categorical and needs categories and values"),
         (SignalConfig("action", values=(1.0,), categories=("sing",)), r"names 'sing'; no training event"),
-        (SignalConfig("duration_minutes", values=(1.0,)), r"has 1 numbers; .* has 7 known values"),
-        (SignalConfig("duration_minutes", values=(1.0,), categories=("1",)), r"is a number: leave it empty"),
+        (SignalConfig("duration", values=(1.0,)), r"has 1 numbers; .* has 7 known values"),
+        (SignalConfig("duration", values=(1.0,), categories=("1",)), r"is a number: leave it empty"),
     ],
 )
 def test_wrong_declarations(config, message, synthetic_tokenizer):

@@ -12,7 +12,7 @@ import pytest
 
 from foundation.dataset import Dataset, load_dataset
 from foundation.errors import DataError
-from foundation.schema import FEATURE_KINDS, ROLES
+from foundation.schema import FEATURE_KINDS, KINDS, ROLES
 from foundation.sources.synthetic import write_synthetic
 from foundation.sources.synthetic_world import GENRES, SyntheticConfig, draw_items, draw_viewers
 
@@ -47,7 +47,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_does_not(tmp_path: 
 def test_the_schema_has_every_kind_and_every_role(synthetic_dataset: Dataset) -> None:
     schema = synthetic_dataset.schema
     assert {facet.role for facet in schema.facets} == set(ROLES)
-    for group in (schema.facets, schema.item_features, schema.profile_features):
+    assert {facet.kind for facet in schema.facets} == set(KINDS)
+    for group in (schema.item_features, schema.profile_features):
         assert {feature.kind for feature in group} == set(FEATURE_KINDS)
 
 
@@ -59,7 +60,7 @@ def test_every_canvas_action_and_device_happens(synthetic_folder: Path) -> None:
     assert events.filter(pl.col("canvas") == "mobile_feed")["device"].unique().to_list() == ["phone"]
     # Missing values of each kind, so that every path of theirs is taken.
     assert events["home_row"].null_count() > 0
-    assert events["duration_minutes"].null_count() > 0
+    assert events["duration"].null_count() > 0
     assert (events["audio_languages"].list.len() == 0).any()
 
 

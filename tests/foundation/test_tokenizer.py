@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foundation.raw_values import NO_NUMBER, NO_VALUE
-from foundation.schema import Columns, Facet, Schema
+from foundation.schema import KINDS, Columns, Facet, Schema
 from foundation.time_facets import GAP_LOG_WIDTH, gap_bucket
 from foundation.tokenizer import EventIds, Tokenizer, concatenate, history_tokens
 from foundation.vocabulary import (
@@ -291,7 +291,7 @@ def test_a_world_of_every_facet_kind_is_tokenised(
 ):
     span = span_rows(synthetic_dataset.offsets[:-1], synthetic_dataset.offsets[1:])
     facet_ids, item_ids = synthetic_tokenizer.assemble(synthetic_ids, span.rows, span.previous)
-    assert {facet.kind for facet in synthetic_dataset.schema.facets} == {"categorical", "numeric", "multi"}
+    assert {facet.kind for facet in synthetic_dataset.schema.facets} == set(KINDS)
     assert (item_ids == START).sum() == synthetic_dataset.num_profiles
     for name, column in zip(synthetic_tokenizer.facet_columns, facet_ids.T, strict=True):
         assert len(np.unique(column)) > 1, name

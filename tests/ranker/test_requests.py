@@ -24,7 +24,7 @@ from ranker.schema import Task, load_tasks
 
 TASKS = (
     Task("watch", "interaction"),
-    Task("long", "threshold", facet="duration_minutes", at_least=30.0),
+    Task("long", "threshold", facet="duration", at_least=1800.0),
 )
 ROLES = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 
@@ -59,11 +59,11 @@ def test_requests_follow_the_rule(synthetic_dataset: Dataset, which, config) -> 
         label_events = range(end, min(end + config.positives, stop))
         positives = {}
         for row in label_events:
-            positives.setdefault(events.item_id[row], events.facets["duration_minutes"][row])
-        for item, minutes in positives.items():
+            positives.setdefault(events.item_id[row], events.facets["duration"][row])
+        for item, seconds in positives.items():
             labels, mask = found.pop(item)
-            assert mask.tolist() == [True, minutes != NO_NUMBER]
-            assert labels.tolist() == [1.0, float(minutes != NO_NUMBER and minutes >= 30)]
+            assert mask.tolist() == [True, seconds != NO_NUMBER]
+            assert labels.tolist() == [1.0, float(seconds != NO_NUMBER and seconds >= 1800)]
         met = set(events.item_id[first:end])
         assert len(found) == config.negatives
         assert not met & found.keys()
