@@ -148,9 +148,7 @@ class Report:
 
 def main() -> None:
     """The command."""
-    config = tyro.cli(
-        PretrainConfig, prog="python -m foundation.pretrain", config=(tyro.conf.OmitArgPrefixes,)
-    )
+    config = tyro.cli(PretrainConfig, prog="python -m foundation.pretrain")
     with process_group() as (rank, _):
         try:
             document = pretrain(config)

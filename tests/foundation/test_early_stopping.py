@@ -75,7 +75,7 @@ def _config(data: Path, out: Path, patience: int = 2) -> PretrainConfig:
         out,
         epochs=30,
         checkpoint_every=3,
-        model=FoundationConfig(DecoderConfig(width=16, num_layers=1), WindowConfig(20, 5)),
+        model=FoundationConfig(DecoderConfig(width=16, num_layers=1), window=WindowConfig(20, 5)),
         optim=OptimConfig(0.05, warmup_steps=4),
         batch=BatchConfig(300),
         early_stopping=EarlyStoppingConfig(patience, "loss"),

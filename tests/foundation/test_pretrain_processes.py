@@ -13,8 +13,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-SMALL = ["--width", "8", "--num-layers", "1", "--window", "20", "--block", "5", "--tokens-per-batch", "300"]
-RUN = [*SMALL, "--parts", "2", "--dropout", "0.3", "--epochs", "4", "--checkpoint-every", "5"]
+SMALL = [
+    *("--decoder.width", "8", "--decoder.num-layers", "1", "--window.window", "20", "--window.block", "5"),
+    *("--tokens-per-batch", "300"),
+]
+RUN = [*SMALL, "--parts", "2", "--decoder.dropout", "0.3", "--epochs", "4", "--checkpoint-every", "5"]
 MODULE = ["-m", "foundation.pretrain"]
 
 
