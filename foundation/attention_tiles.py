@@ -11,7 +11,7 @@ Shapes: T packed tokens, B sequences, S longest sequence, H heads, K head width;
 
 A tile's keys are its own tokens, the tile before (Q >= window - 1, so that the window ends there), and the prefix,
 which counts only where the window has passed it: L = prefix + 2 Q, and the cost is O(S (window + prefix)).
-With one tile the keys are the whole sequence, and the prefix is not listed twice.
+Where one tile would do, its keys are the whole sequence.
 """
 
 from __future__ import annotations
@@ -62,32 +62,35 @@ class AttentionConfig:
 
     def is_full(self, longest: int) -> bool:
         """Whether nothing is out of sight in a sequence of `longest` tokens."""
-        return self.kind == "full" or longest <= self.window + self.num_prefix
+        if self.kind == "full" or torch.compiler.is_exporting():  # an exported graph has no longest sequence
+            return self.kind == "full"
+        return longest <= self.window + self.num_prefix
 
 
 class Tiles(NamedTuple):
-    """Queries and keys of a batch, cut into tiles; all tokens of a sequence are in one tile where N is 1."""
+    """Queries and keys of a batch, cut into tiles."""
 
     query_layout: Layout
     key_layout: Layout
-    num_tiles: int  # N
-    num_prefix: int  # leading columns of L that hold the prefix; 0 where N is 1
+    is_whole: bool  # N is 1, and the keys are all of the sequence
+    num_prefix: int  # leading columns of L that hold the prefix; 0 where the tile is whole
     distance: Tensor  # [B or 1, N, Q, L], tokens from key to query
     visible: Tensor  # [B or 1, N, Q, L], bool
 
     def queries(self, x_THK: Tensor) -> Tensor:
         """`[T, H, K]` of the queries to `[B, H, N, Q, K]`."""
-        return self._cut(to_dense(x_THK, self.query_layout))
+        x_BHSK = to_dense(x_THK, self.query_layout)
+        return x_BHSK.unsqueeze(2) if self.is_whole else self._cut(x_BHSK)
 
     def keys(self, x_THK: Tensor) -> Tensor:
         """`[T, H, K]` of the keys to `[B, H, N, L, K]`."""
         x_BHSK = to_dense(x_THK, self.key_layout)
-        if self.num_tiles == 1:
+        if self.is_whole:
             return x_BHSK.unsqueeze(2)
         own = self._cut(x_BHSK)
-        before = F.pad(own[:, :, :-1], (0, 0, 0, 0, 1, 0))
-        prefix = x_BHSK[:, :, None, : self.num_prefix].expand(-1, -1, self.num_tiles, -1, -1)
-        return torch.cat((prefix, before, own), dim=3)
+        before = F.pad(own, (0, 0, 0, 0, 1, 0))[:, :, :-1]
+        first = x_BHSK[:, :, None, : self.num_prefix]
+        return torch.cat((first.expand(-1, -1, own.shape[2], -1, -1), before, own), dim=3)
 
     def packed(self, x_BHNQK: Tensor) -> Tensor:
         """The inverse of `queries`."""
@@ -96,28 +99,31 @@ class Tiles(NamedTuple):
         return to_packed(x_BHSK, self.query_layout)
 
     def _cut(self, x_BHSK: Tensor) -> Tensor:
-        tile = self.visible.shape[2]
-        missing = self.num_tiles * tile - x_BHSK.shape[2]
-        return F.pad(x_BHSK, (0, 0, 0, missing)).unflatten(2, (self.num_tiles, tile))
+        num_tiles, tile = self.visible.shape[1:3]
+        missing = num_tiles * tile - x_BHSK.shape[2]
+        return F.pad(x_BHSK, (0, 0, 0, missing)).unflatten(2, (num_tiles, tile))
 
 
 def tiles(layout: Layout, config: AttentionConfig) -> Tiles:
-    """Tiles of whole sequences."""
+    """Tiles of whole sequences.
+
+    While exporting there is one whole tile: `torch.export` takes no shape that is a quotient of another. The graph
+    gives the same, and costs O(S^2) as full attention does.
+    """
     longest = layout.dense_index.shape[1]
-    tile = longest if config.is_full(longest) else min(longest, max(config.window - 1, SMALLEST_TILE))
-    num_tiles = -(-longest // tile) if tile else 1
-    num_prefix = config.num_prefix if num_tiles > 1 else 0
-    own = torch.arange(num_tiles * tile, device=layout.positions.device).view(1, num_tiles, tile)
-    keys = own
-    if num_tiles > 1:
-        prefix = torch.arange(num_prefix, device=own.device).expand(1, num_tiles, num_prefix)
-        keys = torch.cat((prefix, own - tile, own), dim=2)
-    distance, visible = _sight(own, keys, config)
-    if num_prefix:  # a key is listed as prefix and in the tile: it counts once
-        near = distance < config.window
-        visible[..., :num_prefix] &= ~near[..., :num_prefix]
-        visible[..., num_prefix:] &= near[..., num_prefix:]
-    return Tiles(layout, layout, num_tiles, num_prefix, distance, visible)
+    tile = max(config.window - 1, SMALLEST_TILE)
+    positions = layout.positions
+    if torch.compiler.is_exporting() or config.is_full(longest) or longest <= tile:
+        own = torch.arange(longest, device=positions.device).view(1, 1, longest)
+        return Tiles(layout, layout, True, 0, *_sight(own, own, config))
+    num_tiles, num_prefix = -(-longest // tile), config.num_prefix
+    own = torch.arange(num_tiles * tile, device=positions.device).view(1, num_tiles, tile)
+    first = torch.arange(num_prefix, device=positions.device).expand(1, num_tiles, num_prefix)
+    distance, visible = _sight(own, torch.cat((first, own - tile, own), dim=2), config)
+    # A key may be listed twice, as prefix and in the tile: it counts where the window has it, else as prefix.
+    near = distance < config.window
+    is_first = torch.arange(visible.shape[-1], device=positions.device) < num_prefix
+    return Tiles(layout, layout, False, num_prefix, distance, visible & (near ^ is_first))
 
 
 def continued_tiles(layout: Layout, key_layout: Layout, config: AttentionConfig) -> Tiles:
@@ -133,7 +139,7 @@ def continued_tiles(layout: Layout, key_layout: Layout, config: AttentionConfig)
     queries = positions.index_select(0, layout.dense_index.flatten()).view(layout.dense_index.shape)
     keys = torch.arange(key_layout.dense_index.shape[1], device=positions.device)
     distance, visible = _sight(queries.unsqueeze(1), keys.view(1, 1, -1), config)
-    return Tiles(layout, key_layout, 1, 0, distance, visible)
+    return Tiles(layout, key_layout, True, 0, distance, visible)
 
 
 def _sight(queries_BNQ: Tensor, keys_BNL: Tensor, config: AttentionConfig) -> tuple[Tensor, Tensor]:

@@ -174,7 +174,7 @@ class Decoder(nn.Module):
             angles = rotation(layout.positions, config.head_width)
             shared = SharedInputs(layout, angles, sight, joining=joined)
             return self._kept(x_TD, shared, stored._replace(offsets=offsets))
-        times_T = _required(times_T, len(x_TD))
+        times_T = _required(times_T, x_TD.shape[0])
         all_times_T = joined.join(_required(stored.times_T, int(stored.offsets[-1])), times_T)
         bucket = pair_time_bucket(sight, times_T, all_times_T)
         shared = SharedInputs(layout, tiles=sight, time_bucket=bucket, joining=joined)
@@ -192,11 +192,11 @@ class Decoder(nn.Module):
     def _shared_inputs(self, layout: Layout, times_T: Tensor | None) -> SharedInputs:
         attention = self.config.attention
         if self.config.block == "hstu":
-            times_T = _required(times_T, len(layout.positions))
+            times_T = _required(times_T, layout.positions.shape[0])
             sight = tiles(layout, attention)
             return SharedInputs(layout, tiles=sight, time_bucket=pair_time_bucket(sight, times_T, times_T))
         angles = rotation(layout.positions, self.config.head_width)
-        sees_all = attention.kind == "full" or attention.is_full(layout.dense_index.shape[1])
+        sees_all = attention.is_full(layout.dense_index.shape[1])
         return SharedInputs(layout, angles, None if sees_all else tiles(layout, attention))
 
 

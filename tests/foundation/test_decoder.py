@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.attention_tiles import AttentionConfig
-from foundation.decoder import Decoder, DecoderConfig
-from foundation.layout import layout
+from foundation.decoder import BlockKind, Decoder, DecoderConfig
+from foundation.layout import Layout, layout
 
 
 def _decoder(dropout: float = 0.0) -> Decoder:
@@ -98,3 +98,33 @@ def test_the_names_of_a_plain_decoder_are_those_of_every_release():
         *("attention.project_in.weight", "attention.project_out.weight"),
         *(f"feed_forward.project_{way}.{part}" for way in ("in", "out") for part in ("weight", "bias")),
     }
+
+
+class _OfTensors(torch.nn.Module):
+    """A decoder as an exported graph takes it: the layout's tensors one by one."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x, dense_index, packed_index, positions, last_index, times):
+        batch = Layout(dense_index, packed_index, positions, last_index)
+        return self.decoder(x, batch, times)
+
+
+@pytest.mark.parametrize(("block", "kind"), [("plain", "prefix"), ("gated", "sliding"), ("hstu", "full")])
+def test_one_exported_graph_takes_any_lengths(block: BlockKind, kind):
+    torch.manual_seed(0)
+    config = DecoderConfig(8, 1, 2, block=block, attention=AttentionConfig(kind, window=3, prefix=2))
+    model = _OfTensors(Decoder(config).eval())
+
+    def inputs(lengths):
+        num_tokens = sum(lengths)
+        return torch.randn(num_tokens, 8), *layout(torch.tensor(lengths)), torch.arange(num_tokens) * 77
+
+    tokens, requests, longest = (torch.export.Dim(name, min=2, max=500) for name in "TBS")
+    shapes = ({0: tokens}, {0: requests, 1: longest}, {0: tokens}, {0: tokens}, {0: requests}, {0: tokens})
+    exported = torch.export.export(model, inputs([5, 20, 3]), dynamic_shapes=shapes).module()
+    for lengths in ([2, 1], [40, 17, 0, 9]):
+        given = inputs(lengths)
+        torch.testing.assert_close(exported(*given), model(*given), rtol=0, atol=1e-5)
