@@ -34,6 +34,9 @@ from foundation.time_facets import (
 from foundation.tokens import EventIds, Tokens, concatenate
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START, Vocabularies
 
+NO_FACET = "no_facet"
+"""The one column, without a value in any token, of a schema that leaves tokens nothing but items and their order."""
+
 
 class Tokenizer:
     """Looks events up in the vocabularies and assembles them to tokens. Holds no state between calls.
@@ -67,6 +70,8 @@ class Tokenizer:
         self.num_facet_rows = self._table.num_rows
         context = (*self._absolute_time, *_column_names(self._request_facets))
         outcome = (*_column_names(self._outcome_facets), *age)
+        if not (context or gap or outcome):
+            outcome = (NO_FACET,)
         self.facet_columns = (*context, *gap, *outcome)
         self.context_columns = slice(0, len(context))
         self.request_columns = slice(0, len(context) + len(gap))
@@ -151,6 +156,17 @@ class Tokenizer:
         facet_ids[is_first, self.outcome_columns] = self._outcome_start
         return facet_ids, np.where(is_first, START, ids.item[before])
 
+    @property
+    def age_column(self) -> int | None:
+        """The column of `facet_ids` that holds the age of the token's item; None where launches are unknown."""
+        return self.facet_columns.index(ITEM_AGE) if ITEM_AGE in self.facet_columns else None
+
+    def age_rows(self, timestamp: int) -> NDArray[np.int64]:
+        """Joint facet rows of every item's age at `timestamp` (unix seconds), `[I]`; 0 where it is unknown."""
+        if self.vocabularies.launched_at is None:
+            return np.full(self.vocabularies.items.num_rows, PADDING_ROW, dtype=np.int64)
+        return self._age_rows(self.vocabularies.launched_at, timestamp)
+
     def detokenize(self, facet_ids: NDArray[np.int64], item_ids: NDArray[np.int64]) -> dict[str, Decoded]:
         """What tokens say, in raw values, by the names of facets and time channels, and `item`.
 
@@ -159,7 +175,8 @@ class Tokenizer:
             item_ids: `[T]`.
         """
         detokenizer = Detokenizer(self.schema, self.vocabularies, self._table)
-        return detokenizer.detokenize(self.facet_columns, facet_ids, item_ids)
+        columns = [column for column in self.facet_columns if column != NO_FACET]
+        return detokenizer.detokenize(columns, facet_ids, item_ids)
 
     def _request_side(self, timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]) -> NDArray[np.int64]:
         vocabularies, columns = self.vocabularies, []
@@ -173,13 +190,19 @@ class Tokenizer:
     def _outcome_side(
         self, item: NDArray[np.int64], timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]
     ) -> NDArray[np.int64]:
+        if NO_FACET in self.facet_columns:
+            return np.full((len(timestamp), 1), PADDING_ROW, dtype=np.int64)
         rows = self._facet_rows(self._outcome_facets, facets, len(timestamp))
         if self.vocabularies.launched_at is None:
             return rows
-        launched_at = self.vocabularies.launched_at[item]
+        return np.column_stack((rows, self._age_rows(self.vocabularies.launched_at[item], timestamp)))
+
+    def _age_rows(
+        self, launched_at: NDArray[np.int64], timestamp: NDArray[np.int64] | int
+    ) -> NDArray[np.int64]:
         known = launched_at != NO_VALUE
         age = np.where(known, FIRST_KNOWN + age_bucket(timestamp - np.where(known, launched_at, 0)), -1)
-        return np.column_stack((rows, self._table.rows(ITEM_AGE, age)))
+        return self._table.rows(ITEM_AGE, age)
 
     def _facet_rows(
         self, declared: Sequence[Facet], facets: Mapping[str, NDArray], num_events: int
@@ -205,6 +228,8 @@ class Tokenizer:
             rows += [self._table.row(facet.name, START), *[PADDING_ROW] * num_further]
         if self.vocabularies.launched_at is not None:
             rows.append(self._table.row(ITEM_AGE, START))
+        if NO_FACET in self.facet_columns:
+            rows.append(PADDING_ROW)
         return np.array(rows, dtype=np.int64)
 
 
