@@ -33,7 +33,7 @@ def _bytes(ranker: EagerRanker, number: int, histories: int) -> int:
     weights = tensor_bytes([weight for layer in layers for weight in layer.parameters(recurse=False)])
     token_rows = profile.facet_ids.numel() + profile.item_ids.numel()
     token_floats = (
-        histories * token_rows * (0 if ranker.item_vectors is None else ranker.item_vectors.shape[1])
+        histories * token_rows * (0 if ranker.item_vectors is None else ranker.item_vectors.vectors.shape[1])
     )
     candidate_floats = len(candidates.item_rows) * ranker.model.candidate_tower.width
     return weights + _FLOAT_BYTES * (token_floats + candidate_floats)

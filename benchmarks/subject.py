@@ -9,7 +9,7 @@ import torch
 
 from foundation.dataset import Dataset, load_dataset
 from foundation.home import home
-from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.item_features import item_facts, num_item_feature_rows
 from foundation.manifest import training_data_of
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.release import load_release, save_release
@@ -63,14 +63,14 @@ def random_subject(
     dataset = write_synthetic(data, world)
     vocabularies = build_vocabularies(dataset)
     tokenizer = Tokenizer(dataset.schema, vocabularies)
-    feature_rows = catalogue_feature_rows(dataset.schema, vocabularies, dataset.catalogue)
     num_feature_rows = num_item_feature_rows(dataset.schema, vocabularies)
     torch.manual_seed(0)
     foundation = FoundationModel(
         config or FoundationConfig(),
         tokenizer.num_facet_rows,
         num_feature_rows,
-        torch.from_numpy(feature_rows),
+        item_facts(tokenizer, dataset.catalogue),
+        tokenizer.age_column,
     )
     manifest = save_release(folder / "release", foundation, tokenizer, training_data_of(dataset), {})
     tasks = load_tasks(data / "schema.toml")

@@ -1,4 +1,4 @@
-"""Item metadata as rows of one embedding table.
+"""What is known of every item before anything is learned: metadata, training counts, age and content.
 
 Shapes: I item rows (0 out of vocabulary, 1 start marker, then the catalogue), M metadata columns.
 """
@@ -6,12 +6,33 @@ Shapes: I item rows (0 out of vocabulary, 1 start marker, then the catalogue), M
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from foundation.dataset import Catalogue
+from foundation.item_tower import ItemFacts
 from foundation.joint_table import PADDING_ROW, JointTable
 from foundation.schema import Schema
-from foundation.vocabulary import FIRST_KNOWN, Vocabularies
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import FIRST_KNOWN, START, Vocabularies
+
+
+def item_facts(tokenizer: Tokenizer, catalogue: Catalogue) -> ItemFacts:
+    """What the item tower reads of a catalogue, as of the last training event."""
+    vocabularies = tokenizer.vocabularies
+    rows = catalogue_feature_rows(tokenizer.schema, vocabularies, catalogue)
+    counts = vocabularies.item_counts.copy()
+    counts[START] = 1  # a marker with an embedding of its own, not an item that was never seen
+    embedding = catalogue.content_embedding
+    content = np.zeros((len(rows), 0 if embedding is None else embedding.shape[1]), dtype=np.float32)
+    if embedding is not None:
+        content[FIRST_KNOWN:] = embedding
+    return ItemFacts(
+        feature_rows=torch.from_numpy(rows),
+        counts=torch.from_numpy(counts),
+        age_rows=torch.from_numpy(tokenizer.age_rows(vocabularies.last_timestamp)),
+        content=torch.from_numpy(content),
+    )
 
 
 def num_item_feature_rows(schema: Schema, vocabularies: Vocabularies) -> int:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from foundation.dataset import Dataset
 from foundation.errors import DataError
+from foundation.item_tower import ItemVectors
 from foundation.layout import layout
 from foundation.model import FoundationModel
 from foundation.protocol import NUM_HELD_OUT
@@ -152,8 +153,9 @@ def rank_tested(
     """
     was_training = model.training
     model.eval()
-    vectors_ID = model.item_vectors()
-    num_tested, num_top = len(tested.last_row), min(num_top, len(vectors_ID) - FIRST_KNOWN)
+    items = model.item_vectors()
+    num_items = len(items.vectors)
+    num_tested, num_top = len(tested.last_row), min(num_top, num_items - FIRST_KNOWN)
     found = Ranking(
         ranks=torch.zeros(num_tested, dtype=torch.int64),
         losses=torch.zeros(num_tested, dtype=torch.float64),
@@ -164,9 +166,9 @@ def rank_tested(
     with tqdm(
         total=num_tested, unit="profile", dynamic_ncols=True, disable=None if show_progress else True
     ) as bar:
-        for chunk in _chunks(tested.last_row + 1 - starts, len(vectors_ID)):
+        for chunk in _chunks(tested.last_row + 1 - starts, num_items):
             logits_BI = _request_logits(
-                model, tokenizer, events, starts[chunk], tested.last_row[chunk], vectors_ID
+                model, tokenizer, events, starts[chunk], tested.last_row[chunk], items
             )
             targets_B, seen = _targets_and_seen(events, _of_chunk(tested, chunk))
             if not logits_BI[:, FIRST_KNOWN:].isfinite().all():
@@ -191,14 +193,15 @@ def _request_logits(
     events: EventIds,
     starts_B: NDArray[np.int64],
     tested_B: NDArray[np.int64],
-    vectors_ID: Tensor,
+    items: ItemVectors,
 ) -> Tensor:
     """Scores `[B, I]` of the requests at event rows `tested_B`, from histories that begin at `starts_B`."""
     span = span_rows(starts_B, tested_B + 1)
     facet_ids, item_ids = tokenizer.assemble(events, span.rows, span.previous)
     where = layout(torch.from_numpy(span.lengths))
-    hidden_TD = model(torch.from_numpy(facet_ids), torch.from_numpy(item_ids), where, vectors_ID)
-    return model.logits(model.profile_vector(hidden_TD, where), vectors_ID)
+    times_T = torch.from_numpy(events.timestamp[span.rows])
+    hidden_TD = model(torch.from_numpy(facet_ids), torch.from_numpy(item_ids), where, items, times_T)
+    return model.logits(model.profile_vector(hidden_TD, where), items.vectors)
 
 
 def _top(

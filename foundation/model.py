@@ -4,9 +4,9 @@ Shapes: T packed tokens, F facet columns, B sequences, S longest sequence, I ite
 D model width.
 
     facet_ids [T, F] ──facet embedding, summed──┐
-    item_ids [T] ──rows of the item vectors─────┴─▶ + ──▶ decoder ──▶ hidden [T, D] ──cosine──▶ logits [T, I]
+    item_ids [T] ──rows, aged as of the event───┴─▶ + ──▶ decoder ──▶ hidden [T, D] ──cosine──▶ logits [T, I]
                               ▲                                                        ▲
-          item tower ──▶ item vectors [I, D] ──────────────────────────────────────────┘
+          item tower ──▶ item vectors [I, D], as of the release ───────────────────────┘
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from foundation.aggregation import Aggregation, AggregationConfig
 from foundation.decoder import Decoder, DecoderConfig
-from foundation.item_tower import INITIAL_STD, ItemTower
+from foundation.intent import Intent
+from foundation.item_tower import INITIAL_STD, ItemFacts, ItemTower, ItemVectors
 from foundation.layout import Layout
 from foundation.vocabulary import FIRST_KNOWN
 from foundation.window import WindowConfig
@@ -31,18 +33,24 @@ class FoundationConfig:
     """What a foundation model is made of, apart from its vocabulary.
 
     Args:
-        decoder: size of the decoder.
+        decoder: size and blocks of the decoder.
         window: how much of a history it sees.
+        aggregation: which layers and tokens a representation is made of.
+        intent_classes: where an intent is predicted first (`foundation.intent`), how many there are; 0: none is.
         temperature: divisor of the cosine between hidden state and item vector (HSTU, arXiv 2402.17152: 0.05).
     """
 
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
+    aggregation: AggregationConfig = field(default_factory=AggregationConfig)
+    intent_classes: int = 0
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
+        if self.intent_classes < 0:
+            raise ValueError(f"intent_classes must be >= 0, got {self.intent_classes}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""
@@ -52,8 +60,10 @@ class FoundationConfig:
     def from_json(cls, values: dict[str, Any]) -> FoundationConfig:
         """The inverse of `to_json`."""
         return cls(
-            decoder=DecoderConfig(**values["decoder"]),
+            decoder=DecoderConfig.from_json(values["decoder"]),
+            aggregation=AggregationConfig(**values["aggregation"]),
             window=WindowConfig(**values["window"]),
+            intent_classes=values["intent_classes"],
             temperature=values["temperature"],
         )
 
@@ -70,39 +80,81 @@ class FoundationModel(nn.Module):
         config: sizes and temperature.
         num_facet_rows: rows of the joint facet table (`Tokenizer.num_facet_rows`), row 0 (padding) included.
         num_feature_rows: rows of the joint item metadata table, row 0 (padding) included.
-        feature_rows: `[I, M]`, metadata rows of every item, rows 0 and 1 included.
+        facts: what is known of every item (`foundation.item_features.item_facts`).
+        age_column: the column of `facet_ids` that holds the item's age as of its event; None: there is none.
     """
 
     def __init__(
-        self, config: FoundationConfig, num_facet_rows: int, num_feature_rows: int, feature_rows: Tensor
+        self,
+        config: FoundationConfig,
+        num_facet_rows: int,
+        num_feature_rows: int,
+        facts: ItemFacts,
+        age_column: int | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.age_column = age_column
         width = config.decoder.width
         self.facet_embedding = nn.EmbeddingBag(num_facet_rows, width, mode="sum", padding_idx=0)
         nn.init.normal_(self.facet_embedding.weight, std=INITIAL_STD)
         nn.init.zeros_(self.facet_embedding.weight[0])
-        self.item_tower = ItemTower(feature_rows, num_feature_rows, width)
+        self.item_tower = ItemTower(facts, num_feature_rows, num_facet_rows, width)
         self.decoder = Decoder(config.decoder)
+        self.aggregation = Aggregation(config.aggregation, width, config.decoder.num_layers)
+        self.intent = Intent(width, config.intent_classes) if config.intent_classes else None
 
-    def item_vectors(self) -> Tensor:
-        """Vectors of all items, `[I, D]`, not normalised. Compute once per training step, or fold at export."""
+    def item_vectors(self) -> ItemVectors:
+        """Vectors of all items. Compute once per training step, or fold at export."""
         return self.item_tower()
 
-    def forward(self, facet_ids: Tensor, item_ids: Tensor, layout: Layout, item_vectors: Tensor) -> Tensor:
+    def tokens(self, facet_ids: Tensor, item_ids: Tensor, items: ItemVectors) -> Tensor:
+        """What the decoder reads, `[T, D]`; arguments as in `forward`."""
+        if self.age_column is None:
+            of_items_TD = items.vectors.index_select(0, item_ids)
+        else:
+            of_items_TD = items.at_event(item_ids, facet_ids[:, self.age_column])
+        return self.facet_embedding(facet_ids) + of_items_TD
+
+    def forward(
+        self,
+        facet_ids: Tensor,
+        item_ids: Tensor,
+        layout: Layout,
+        items: ItemVectors,
+        times: Tensor | None = None,
+    ) -> Tensor:
         """Hidden state of every token.
 
         Args:
             facet_ids: `[T, F]` int64, rows of the joint facet table; 0 where there is no value.
             item_ids: `[T]` int64, item row of the previous event, or `START`.
             layout: gather indices of the batch.
-            item_vectors: `[I, D]`, from `item_vectors()`.
+            items: from `item_vectors()`.
+            times: `[T]` int64 unix seconds, each token's own *when*; "hstu" blocks alone read them.
 
         Returns:
-            `[T, D]`, after the final norm. A hidden state has seen its own token and those before it.
+            `[T, D]`, as items are compared with it. A hidden state has seen its own token and those before it.
         """
-        x_TD = self.facet_embedding(facet_ids) + item_vectors.index_select(0, item_ids)
-        return self.decoder(x_TD, layout)
+        x_TD = self.tokens(facet_ids, item_ids, items)
+        hidden_TD = self.representations(x_TD, layout, times)[-1]
+        return hidden_TD if self.intent is None else self.intent(hidden_TD)[0]
+
+    def representations(
+        self, x_TD: Tensor, layout: Layout, times: Tensor | None = None, every_layer: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Each token's representation, `[T, D]`, before any intent: the last of what is returned.
+
+        Args:
+            x_TD: from `tokens`.
+            layout, times: as in `forward`.
+            every_layer: return also, before it, the hidden states of all layers but the last, normed.
+        """
+        if every_layer or self.config.aggregation.layers == "mix":
+            layers = self.decoder.layers(x_TD, layout, times)
+        else:
+            layers = (self.decoder(x_TD, layout, times),)
+        return (*layers[:-1], self.aggregation(layers, layout))
 
     def profile_vector(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each sequence's last token, `[B, D]`."""

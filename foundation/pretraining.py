@@ -5,12 +5,13 @@ Letters: B windows of a batch, T packed tokens, I item rows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 
 from foundation.checkpoint import (
     checkpoint_of,
@@ -23,15 +24,17 @@ from foundation.dataset import Dataset
 from foundation.distributed import first_rank_says, is_first_rank
 from foundation.early_stopping import FIGURES, EarlyStoppingConfig, ValidationHistory
 from foundation.errors import DataError
-from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.item_features import item_facts, num_item_feature_rows
 from foundation.learning_rate import OptimConfig
 from foundation.leave_one_out import last_events, model_ranks, ranking_metrics
+from foundation.masking import cold_share
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.objectives.config import ObjectiveConfig
+from foundation.objectives.objective import Objective, intent_label
 from foundation.protocol import ProtocolName
-from foundation.split import VALIDATION
+from foundation.split import VALIDATION, training_mask
 from foundation.tokenizer import Tokenizer
-from foundation.trainer import Trainer
+from foundation.trainer import RunPlan, Trainer
 from foundation.training_batches import (
     Batch,
     BatchConfig,
@@ -40,6 +43,10 @@ from foundation.training_batches import (
     training_histories,
 )
 from foundation.vocabulary import build_vocabularies
+
+# On the command line the parts of a run's settings go without their names, and what they hold with it:
+# --learning-rate, --decoder.width, --window.block.
+_FLAT = tyro.conf.arg(name="")
 
 
 @dataclass(frozen=True)
@@ -61,11 +68,11 @@ class PretrainConfig:
     seed: int = 0
     epochs: int = 8
     checkpoint_every: int = 100
-    model: FoundationConfig = field(default_factory=FoundationConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    batch: BatchConfig = field(default_factory=BatchConfig)
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    model: Annotated[FoundationConfig, _FLAT] = field(default_factory=FoundationConfig)
+    objective: Annotated[ObjectiveConfig, _FLAT] = field(default_factory=ObjectiveConfig)
+    optim: Annotated[OptimConfig, _FLAT] = field(default_factory=OptimConfig)
+    batch: Annotated[BatchConfig, _FLAT] = field(default_factory=BatchConfig)
+    early_stopping: Annotated[EarlyStoppingConfig, _FLAT] = field(default_factory=EarlyStoppingConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("epochs", 1), ("checkpoint_every", 1)):
@@ -102,12 +109,22 @@ class Pretraining:
         self.steps_before = np.cumsum([0, *(len(self.batches(epoch)) for epoch in range(config.epochs))])
         self.padding_share = padding_share(self.batches(0), config.batch.parts)
         torch.manual_seed(config.seed)
-        model = build_model(config.model, self.tokenizer, dataset)
-        self.trainer = Trainer(model, config.optim, config.objective, self.num_steps, config.seed)
+        intent = intent_label(config.objective, self.tokenizer)
+        shape = replace(config.model, intent_classes=0 if intent is None else intent.num_classes)
+        model = build_model(shape, self.tokenizer, dataset)
+        objective = Objective(config.objective, self.tokenizer, model)
+        self.trainer = Trainer(model, objective, config.optim, self._plan())
         # Kept in checkpoints: sum of the epoch's losses so far, and of how many steps; tokens and seconds.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
         self.work = torch.zeros(2, dtype=torch.float64)
         self.validation = ValidationHistory(config.early_stopping, config.epochs)
+
+    def _plan(self) -> RunPlan:
+        share = self.config.objective.masked_share
+        if share < 0:
+            seen = training_mask(self.dataset)
+            share = cold_share(self.events.item[seen], self.events.timestamp[seen])
+        return RunPlan(self.histories, self.num_steps, self.config.batch.parts, share, self.config.seed)
 
     @property
     def num_steps(self) -> int:
@@ -148,7 +165,7 @@ class Pretraining:
         epoch = int(self.validation.num_epochs) - 1
         step = int(self.steps_before[epoch + 1])
         if self.config.early_stopping.patience and self.validation.best_epoch == epoch:
-            save_checkpoint(self._best, step, {"model": self.trainer.model.state_dict()})
+            save_checkpoint(self._best, step, {"weights": self.trainer.trained.state_dict()})
         self.save(step)
         return self.validation.figures(epoch)
 
@@ -156,9 +173,9 @@ class Pretraining:
         """Makes the trainer's weights those to release; the epoch (from 0) that they are of."""
         epoch = self.validation.released_epoch
         if self.config.early_stopping.patience:
-            state = {"model": self.trainer.model.state_dict()}
+            state = {"weights": self.trainer.trained.state_dict()}
             load_checkpoint(checkpoint_of(self._best, int(self.steps_before[epoch + 1])), state)
-            self.trainer.model.load_state_dict(state["model"])
+            self.trainer.trained.load_state_dict(state["weights"])
         return epoch
 
     @property
@@ -204,7 +221,6 @@ class Pretraining:
 
 def build_model(config: FoundationConfig, tokenizer: Tokenizer, dataset: Dataset) -> FoundationModel:
     """A fresh model for the vocabularies of `tokenizer` and the catalogue of `dataset`."""
-    schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
-    rows = catalogue_feature_rows(schema, vocabularies, dataset.catalogue)
-    num_feature_rows = num_item_feature_rows(schema, vocabularies)
-    return FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, torch.from_numpy(rows))
+    facts = item_facts(tokenizer, dataset.catalogue)
+    num_feature_rows = num_item_feature_rows(tokenizer.schema, tokenizer.vocabularies)
+    return FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, facts, tokenizer.age_column)

@@ -15,7 +15,7 @@ import json
 from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,15 +27,17 @@ from foundation.atomic import atomic_folder
 from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.item_features import num_item_feature_rows
+from foundation.item_tower import ItemFacts
 from foundation.manifest import FORMAT, Manifest, TrainingData, file_hash, training_cut_of
 from foundation.model import FoundationConfig, FoundationModel
+from foundation.objectives.heads import Heads, build_heads
 from foundation.schema import Schema
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import Vocabularies, build_vocabularies
 
 MODEL, CONFIG, SCHEMA, VOCABULARY = "model.safetensors", "config.json", "schema.json", "vocab.json"
 MANIFEST = "manifest.json"
-_FEATURE_ROWS = "item_tower.feature_rows"
+_TOWER, _HEADS = "item_tower.", "heads."
 
 
 class ReleaseError(DataError):
@@ -50,6 +52,8 @@ class Release(NamedTuple):
     schema: Schema
     vocabularies: Vocabularies
     manifest: Manifest
+    heads: Heads | None
+    """Auxiliary heads that it was trained with, on the hidden states of `model`; None without any."""
 
 
 def save_release(
@@ -58,8 +62,16 @@ def save_release(
     tokenizer: Tokenizer,
     trained_on: TrainingData,
     metrics: dict[str, float],
+    heads: Heads | None = None,
 ) -> Manifest:
     """Writes a release folder, all of it or nothing.
+
+    Args:
+        folder: new.
+        model, tokenizer: what was trained, and what reads events for it.
+        trained_on: data and cut.
+        metrics: figures of the training run.
+        heads: auxiliary heads trained with it.
 
     Raises:
         ReleaseError: `folder` is there already; a release is never replaced.
@@ -68,8 +80,9 @@ def save_release(
         raise ReleaseError(f"{folder}: is there already; a release is written once, choose another folder")
     schema, vocabularies = tokenizer.schema, tokenizer.vocabularies
     with atomic_folder(folder) as partial:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / MODEL)
-        (partial / CONFIG).write_text(json.dumps(model.config.to_json(), indent=1), encoding="utf-8")
+        config = {**model.config.to_json(), "heads": [] if heads is None else heads.names}
+        save_file(_tensors(model, heads), partial / MODEL)
+        (partial / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
         (partial / SCHEMA).write_text(schema.to_json(), encoding="utf-8")
         (partial / VOCABULARY).write_text(vocabularies.to_json(), encoding="utf-8")
         hashes = {name: file_hash(partial / name) for name in (MODEL, CONFIG, SCHEMA, VOCABULARY)}
@@ -101,10 +114,10 @@ def load_release(folder: Path) -> Release:
     vocabularies = Vocabularies.from_json((folder / VOCABULARY).read_text(encoding="utf-8"))
     _check_hash(folder, "schema_hash", manifest.schema_hash, schema.hash())
     _check_hash(folder, "vocabulary_hash", manifest.vocabulary_hash, vocabularies.hash())
-    config = FoundationConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     tokenizer = Tokenizer(schema, vocabularies)
-    model = _load_model(folder / MODEL, config, tokenizer)
-    return Release(model.eval(), tokenizer, schema, vocabularies, manifest)
+    model, heads = _load_model(folder / MODEL, config, tokenizer)
+    return Release(model.eval(), tokenizer, schema, vocabularies, manifest, heads)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -206,28 +219,44 @@ def _check_hash(folder: Path, field: str, said: str, found: str) -> None:
         raise ReleaseError(f"{folder / MANIFEST}: {field} is {said}, the release's own files give {found}")
 
 
-def _load_model(path: Path, config: FoundationConfig, tokenizer: Tokenizer) -> FoundationModel:
+def _tensors(model: FoundationModel, heads: Heads | None) -> dict[str, Tensor]:
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    of_heads = {} if heads is None else heads.state_dict()
+    return tensors | {f"{_HEADS}{name}": tensor.contiguous() for name, tensor in of_heads.items()}
+
+
+def _load_model(
+    path: Path, config: dict[str, Any], tokenizer: Tokenizer
+) -> tuple[FoundationModel, Heads | None]:
     try:
         tensors = load_file(path)
     except SafetensorError as error:
         raise ReleaseError(f"{path}: not a safetensors file: {error}") from None
     num_feature_rows = num_item_feature_rows(tokenizer.schema, tokenizer.vocabularies)
+    facts = _facts(path, tensors, tokenizer, num_feature_rows)
+    shape = FoundationConfig.from_json(config)
+    model = FoundationModel(shape, tokenizer.num_facet_rows, num_feature_rows, facts, tokenizer.age_column)
+    heads = build_heads(config["heads"], tokenizer, shape.decoder.width)
+    _check_tensors(path, tensors, _tensors(model, heads))
+    model.load_state_dict({name: each for name, each in tensors.items() if not name.startswith(_HEADS)})
+    if heads is not None:
+        heads.load_state_dict({name: tensors[f"{_HEADS}{name}"] for name in heads.state_dict()})
+    return model, heads
+
+
+def _facts(path: Path, tensors: dict[str, Tensor], tokenizer: Tokenizer, num_feature_rows: int) -> ItemFacts:
+    """The catalogue that a release carries, its metadata rows and ages inside their tables."""
+    num_items = tokenizer.vocabularies.items.num_rows
     # One empty column where the schema declares no item feature (`catalogue_feature_rows`).
     num_columns = max(1, sum(feature.max_values for feature in tokenizer.schema.item_features))
-    shape = (tokenizer.vocabularies.items.num_rows, num_columns)
-    feature_rows = tensors.get(_FEATURE_ROWS, torch.zeros(shape, dtype=torch.int64))
-    _check_shape(path, _FEATURE_ROWS, tuple(feature_rows.shape), shape)
-    if (
-        feature_rows.numel()
-        and not 0 <= int(feature_rows.min()) <= int(feature_rows.max()) < num_feature_rows
-    ):
-        raise ReleaseError(
-            f"{path}: {_FEATURE_ROWS} has rows outside 0 .. {num_feature_rows - 1} ({VOCABULARY})"
-        )
-    model = FoundationModel(config, tokenizer.num_facet_rows, num_feature_rows, feature_rows)
-    _check_tensors(path, tensors, model.state_dict())
-    model.load_state_dict(tensors)
-    return model
+    rows = {name: tensors.get(f"{_TOWER}{name}", torch.zeros(0)) for name in ItemFacts._fields}
+    shapes = {"feature_rows": (num_items, num_columns), "counts": (num_items,), "age_rows": (num_items,)}
+    for name, shape in shapes.items():
+        _check_shape(path, f"{_TOWER}{name}", tuple(rows[name].shape), shape)
+    for name, num_rows in (("feature_rows", num_feature_rows), ("age_rows", tokenizer.num_facet_rows)):
+        if not 0 <= int(rows[name].min()) <= int(rows[name].max()) < num_rows:
+            raise ReleaseError(f"{path}: {_TOWER}{name} has rows outside 0 .. {num_rows - 1} ({VOCABULARY})")
+    return ItemFacts(**rows)
 
 
 def _check_tensors(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -34,8 +34,8 @@ from foundation.time_facets import (
 from foundation.tokens import EventIds, Tokens, concatenate
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START, Vocabularies
 
-NO_FACET = "no_facet"
-"""The one column, without a value in any token, of a schema that leaves tokens nothing but items and their order."""
+NO_CONTEXT = "no_context"
+"""The one context column, without a value in any token, of a schema whose requests say nothing of themselves."""
 
 
 class Tokenizer:
@@ -69,9 +69,8 @@ class Tokenizer:
         self._table = JointTable(self._num_rows_of(schema, vocabularies))
         self.num_facet_rows = self._table.num_rows
         context = (*self._absolute_time, *_column_names(self._request_facets))
+        context = context or (NO_CONTEXT,)
         outcome = (*_column_names(self._outcome_facets), *age)
-        if not (context or gap or outcome):
-            outcome = (NO_FACET,)
         self.facet_columns = (*context, *gap, *outcome)
         self.context_columns = slice(0, len(context))
         self.request_columns = slice(0, len(context) + len(gap))
@@ -175,11 +174,13 @@ class Tokenizer:
             item_ids: `[T]`.
         """
         detokenizer = Detokenizer(self.schema, self.vocabularies, self._table)
-        columns = [column for column in self.facet_columns if column != NO_FACET]
+        columns = [column for column in self.facet_columns if column != NO_CONTEXT]
         return detokenizer.detokenize(columns, facet_ids, item_ids)
 
     def _request_side(self, timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]) -> NDArray[np.int64]:
         vocabularies, columns = self.vocabularies, []
+        if NO_CONTEXT in self.facet_columns:
+            return np.full((len(timestamp), 1), PADDING_ROW, dtype=np.int64)
         if HOUR_OF_WEEK in self._absolute_time:
             columns.append(self._table.rows(HOUR_OF_WEEK, FIRST_KNOWN + hour_of_week(timestamp)))
         if DATE in self._absolute_time:
@@ -190,8 +191,6 @@ class Tokenizer:
     def _outcome_side(
         self, item: NDArray[np.int64], timestamp: NDArray[np.int64], facets: Mapping[str, NDArray]
     ) -> NDArray[np.int64]:
-        if NO_FACET in self.facet_columns:
-            return np.full((len(timestamp), 1), PADDING_ROW, dtype=np.int64)
         rows = self._facet_rows(self._outcome_facets, facets, len(timestamp))
         if self.vocabularies.launched_at is None:
             return rows
@@ -228,8 +227,6 @@ class Tokenizer:
             rows += [self._table.row(facet.name, START), *[PADDING_ROW] * num_further]
         if self.vocabularies.launched_at is not None:
             rows.append(self._table.row(ITEM_AGE, START))
-        if NO_FACET in self.facet_columns:
-            rows.append(PADDING_ROW)
         return np.array(rows, dtype=np.int64)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from foundation.atomic import atomic_folder
 from foundation.errors import DataError
 from foundation.item_features import num_item_feature_rows
+from foundation.item_tower import ItemFacts
 from foundation.manifest import Manifest, file_hash
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.schema import Schema
@@ -37,7 +38,7 @@ from ranker.profile_tower import DecoderTower
 from ranker.schema import Task
 
 MODEL, CONFIG, TASKS, MANIFEST = "model.safetensors", "config.json", "tasks.json", "manifest.json"
-_FEATURE_ROWS = "profile_tower.foundation.item_tower.feature_rows"
+_ITEM_TOWER = "profile_tower.foundation.item_tower."
 _ITEM_SPARSE, _ITEM_DENSE = "candidate_tower.item_sparse", "candidate_tower.item_dense"
 
 
@@ -154,7 +155,8 @@ def _load_model(folder: Path, features: FeatureBuilder, tasks: tuple[Task, ...])
             FoundationConfig.from_json(config["foundation"]),
             tokenizer.num_facet_rows,
             num_item_feature_rows(tokenizer.schema, tokenizer.vocabularies),
-            tensors[_FEATURE_ROWS],
+            ItemFacts(**{name: tensors[f"{_ITEM_TOWER}{name}"] for name in ItemFacts._fields}),
+            tokenizer.age_column,
         )
     names = [task.name for task in tasks]
     model = Ranker(RankerConfig.from_json(config["ranker"]), features.fields, items, names, foundation)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from foundation.item_tower import ItemVectors
 from foundation.model import unit
 from ranker.embeddings import SparseArch
 from ranker.item_features import ItemFeatures
@@ -36,12 +37,12 @@ class CandidateTower(nn.Module):
         self.register_buffer("item_dense", features.dense)
         self.width = item_width + sparse.width + features.dense.shape[1]
 
-    def forward(self, item_rows: Tensor, item_vectors: Tensor | None) -> Tensor:
+    def forward(self, item_rows: Tensor, items: ItemVectors | None) -> Tensor:
         """Vectors of candidates.
 
         Args:
             item_rows: `[C]` int64.
-            item_vectors: `[I, D]` from the profile tower's item tower, not normalised; None without one.
+            items: from the profile tower's item tower; None without one.
 
         Returns:
             `[C, D_candidate]`.
@@ -50,6 +51,6 @@ class CandidateTower(nn.Module):
             self.sparse(self.item_sparse.index_select(0, item_rows)),
             self.item_dense.index_select(0, item_rows),
         ]
-        if item_vectors is not None:
-            parts.insert(0, unit(item_vectors.index_select(0, item_rows)))
+        if items is not None:
+            parts.insert(0, unit(items.vectors.index_select(0, item_rows)))
         return torch.cat(parts, dim=1)

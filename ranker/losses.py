@@ -85,7 +85,7 @@ class RankerWithLoss(nn.Module):
             assert encoding.hidden is not None and item_vectors is not None
             temperature = tower.foundation.config.temperature
             next_item, num_tokens = next_item_loss(
-                encoding.hidden, item_vectors, targets.next_item, temperature
+                encoding.hidden, item_vectors.vectors, targets.next_item, temperature
             )
         return LossSums(
             torch.cat((sums, next_item[None])), torch.cat((counts, num_tokens[None].to(counts.dtype)))

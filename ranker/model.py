@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel
 from ranker.candidate_tower import CandidateTower
 from ranker.columns import place
@@ -118,26 +119,26 @@ class Ranker(nn.Module):
         if foundation is not None:
             self.interaction.start_from_shared_space(item_width, scale=1 / foundation.config.temperature)
 
-    def item_vectors(self) -> Tensor | None:
-        """The decoder's item vectors `[I, D]`, None without a decoder.
+    def item_vectors(self) -> ItemVectors | None:
+        """The decoder's item vectors, None without a decoder.
 
         The methods below compute them when they are not given. Pass them to compute them once a step, or to
         fold them at export.
         """
         return self.profile_tower.item_vectors()
 
-    def encode(self, profile: ProfileInputs, item_vectors: Tensor | None = None) -> ProfileEncoding:
+    def encode(self, profile: ProfileInputs, item_vectors: ItemVectors | None = None) -> ProfileEncoding:
         """Run the profile tower; returns its vector and the hidden states that the auxiliary loss needs."""
         if item_vectors is None:
             item_vectors = self.item_vectors()
         return self.profile_tower(profile, item_vectors)
 
-    def encode_profile(self, profile: ProfileInputs, item_vectors: Tensor | None = None) -> ProfileState:
+    def encode_profile(self, profile: ProfileInputs, item_vectors: ItemVectors | None = None) -> ProfileState:
         """The profile half: everything that is computed once per request."""
         return ProfileState(self.encode(profile, item_vectors).vector)
 
     def score(
-        self, state: ProfileState, candidates: CandidateInputs, item_vectors: Tensor | None = None
+        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None = None
     ) -> Tensor:
         """The candidate half: logits `[C, N]` of candidates against the state of their requests."""
         if item_vectors is None:

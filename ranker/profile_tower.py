@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel, unit
 from ranker.embeddings import SparseArch
 from ranker.features import ProfileInputs
@@ -44,19 +45,19 @@ class DecoderTower(nn.Module):
         self.item_width = foundation.config.decoder.width
         self.width = self.item_width + sparse.width + num_dense
 
-    def item_vectors(self) -> Tensor:
-        """`[I, D]`: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
+    def item_vectors(self) -> ItemVectors:
+        """Of all items: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
         return self.foundation.item_vectors()
 
-    def forward(self, inputs: ProfileInputs, item_vectors: Tensor) -> ProfileEncoding:
+    def forward(self, inputs: ProfileInputs, items: ItemVectors) -> ProfileEncoding:
         """Run the decoder once per request.
 
         Args:
             inputs: tokens and features of B requests.
-            item_vectors: `[I, D]`, from `item_vectors()`.
+            items: from `item_vectors()`.
         """
         layout = inputs.layout
-        hidden_TD = self.foundation(inputs.facet_ids, inputs.item_ids, layout, item_vectors)
+        hidden_TD = self.foundation(inputs.facet_ids, inputs.item_ids, layout, items)
         last_BD = unit(self.foundation.profile_vector(hidden_TD, layout))
         vector = torch.cat((last_BD, self.sparse(inputs.sparse), inputs.dense), dim=1)
         return ProfileEncoding(vector, hidden_TD)
@@ -82,6 +83,6 @@ class PooledTower(nn.Module):
     def item_vectors(self) -> None:
         """None: there is no item tower."""
 
-    def forward(self, inputs: ProfileInputs, item_vectors: None = None) -> ProfileEncoding:
+    def forward(self, inputs: ProfileInputs, items: None = None) -> ProfileEncoding:
         """Pool the request's bags; the tokens of `inputs` are not read."""
         return ProfileEncoding(torch.cat((self.sparse(inputs.sparse), inputs.dense), dim=1), None)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from foundation.item_tower import ItemVectors
 from ranker.embeddings import PaddedSparseArch, SparseArch
 from ranker.features import ProfileInputs
 from ranker.interaction import Interaction
@@ -30,16 +31,31 @@ from serving.programs import Shapes
 class ProfileGraph(nn.Module):
     """The profile half with the item tower folded into a constant table."""
 
-    item_vectors: Tensor | None
-
-    def __init__(self, tower: DecoderTower | PooledTower, item_vectors: Tensor | None) -> None:
+    def __init__(self, tower: DecoderTower | PooledTower, items: ItemVectors | None) -> None:
         super().__init__()
         self.tower = tower
-        self.register_buffer("item_vectors", item_vectors)
+        self._tables = () if items is None else _tables(tower, items)
+        for name in self._tables:
+            self.register_buffer(name, getattr(items, name))
+
+    def item_vectors(self) -> ItemVectors | None:
+        """Those that were given; what the tower doesn't read is a table without rows."""
+        if not self._tables:
+            return None
+        nothing = torch.empty(0)
+        return ItemVectors(
+            *(getattr(self, name) if name in self._tables else nothing for name in ItemVectors._fields)
+        )
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """`ProfileInputs`, spread, to the profile vector `[B, D_profile]`."""
-        return self.tower(ProfileInputs(*inputs), self.item_vectors).vector
+        return self.tower(ProfileInputs(*inputs), self.item_vectors()).vector
+
+
+def _tables(tower: DecoderTower | PooledTower, items: ItemVectors) -> tuple[str, ...]:
+    """Names of the tables that the decoder reads: without ages of items, their vectors alone."""
+    aged = isinstance(tower, DecoderTower) and tower.foundation.age_column is not None
+    return items._fields if aged else ("vectors",)
 
 
 class ItemRows(nn.Module):

@@ -39,7 +39,7 @@ def ranker_folder(
     import torch
 
     from foundation.decoder import DecoderConfig
-    from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+    from foundation.item_features import item_facts, num_item_feature_rows
     from foundation.manifest import training_data_of
     from foundation.model import FoundationConfig, FoundationModel
     from foundation.release import load_release, save_release
@@ -56,12 +56,14 @@ def ranker_folder(
     schema, vocabularies = synthetic_dataset.schema, build_vocabularies(synthetic_dataset)
     tokenizer, tasks = Tokenizer(schema, vocabularies), load_tasks(synthetic_folder / "schema.toml")
     sizes = FoundationConfig(DecoderConfig(width=16, num_layers=2, num_heads=2), WindowConfig(12, 4))
-    items = torch.from_numpy(catalogue_feature_rows(schema, vocabularies, synthetic_dataset.catalogue))
+    facts = item_facts(tokenizer, synthetic_dataset.catalogue)
 
     def write(tower: Literal["decoder", "pooled"]) -> None:
         torch.manual_seed(0)
         num_feature_rows = num_item_feature_rows(schema, vocabularies)
-        foundation = FoundationModel(sizes, tokenizer.num_facet_rows, num_feature_rows, items)
+        foundation = FoundationModel(
+            sizes, tokenizer.num_facet_rows, num_feature_rows, facts, tokenizer.age_column
+        )
         save_release(
             folder / f"{tower}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {}
         )

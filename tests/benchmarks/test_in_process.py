@@ -12,6 +12,7 @@ from benchmarks.interleave import Variant, verify
 from benchmarks.request_cost import split_cost, unsplit_cost
 from benchmarks.subject import Subject
 from benchmarks.workload import Workload
+from foundation.item_tower import ItemVectors
 from serving.parity import TOLERANCE, repeat_requests
 
 
@@ -62,7 +63,7 @@ def test_a_ranker_that_went_wrong_is_refused(
 ) -> None:
     wrong = EagerRanker(subject.loaded, workload)
     assert wrong.item_vectors is not None
-    wrong.item_vectors = wrong.item_vectors.flip(0)
+    wrong.item_vectors = ItemVectors(*(each.flip(0) for each in wrong.item_vectors))
     timings = verify(
         Variant("whole", ranker.unsplit, TOLERANCE), [Variant("split", wrong.split, TOLERANCE)], [0, 1]
     )

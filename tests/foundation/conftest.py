@@ -7,7 +7,7 @@ import torch
 
 from foundation.dataset import Dataset
 from foundation.decoder import DecoderConfig
-from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.item_features import item_facts, num_item_feature_rows
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
@@ -38,13 +38,13 @@ def small_model(
     """Untrained, in evaluation mode, with weights far larger than at initialisation: attention is sharp, so that a
     difference in one token shows in those that may see it."""
     schema = synthetic_dataset.schema
-    rows = catalogue_feature_rows(schema, synthetic_vocabularies, synthetic_dataset.catalogue)
     torch.manual_seed(0)
     model = FoundationModel(
         FoundationConfig(DecoderConfig(width=16, num_layers=2, num_heads=2)),
         synthetic_tokenizer.num_facet_rows,
         num_item_feature_rows(schema, synthetic_vocabularies),
-        torch.from_numpy(rows),
+        item_facts(synthetic_tokenizer, synthetic_dataset.catalogue),
+        synthetic_tokenizer.age_column,
     )
     with torch.no_grad():
         for parameter in model.parameters():

@@ -12,10 +12,11 @@ from torch.export import Dim, export
 
 from foundation.decoder import DecoderConfig
 from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
-from foundation.item_tower import ItemTower
+from foundation.item_tower import ItemFacts, ItemVectors
 from foundation.layout import Layout, layout
 from foundation.model import FoundationConfig, FoundationModel, unit
-from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START
+from foundation.pretraining import build_model
+from foundation.vocabulary import FIRST_KNOWN, START
 from foundation.window import WindowConfig, span_rows
 
 
@@ -57,14 +58,20 @@ def test_a_packed_batch_equals_each_history_alone(small_model, batch_of, lengths
 @pytest.mark.parametrize("sample_lengths", [[5, 3], [2, 7, 1]])
 def test_an_exported_model_runs_at_other_sizes(small_model, batch_of, sample_lengths):
     model = small_model
-    item_vectors = model.item_vectors().detach()
+    with torch.no_grad():
+        item_vectors = model.item_vectors()
     tokens, sequences, longest = Dim("T", min=1), Dim("B", min=1), Dim("S", min=1)
     layout_dims = ({0: sequences, 1: longest}, {0: tokens}, {0: tokens}, {0: sequences})
     with torch.no_grad():
         program = export(
             model,
             (*batch_of(sample_lengths), item_vectors),
-            dynamic_shapes=({0: tokens}, {0: tokens}, Layout._make(layout_dims), None),
+            dynamic_shapes=(
+                {0: tokens},
+                {0: tokens},
+                Layout._make(layout_dims),
+                ItemVectors._make([None] * 5),
+            ),
         )
         exported = program.module()
         for lengths in ([1], [2], [9], [1, 1], [4, 1, 12, 2], [3] * 8):
@@ -78,15 +85,15 @@ def test_every_parameter_learns(small_model, batch_of):
     item_vectors = model.item_vectors()
     hidden = model(facet_ids, item_ids, batch, item_vectors)
     targets = torch.arange(FIRST_KNOWN, FIRST_KNOWN + len(hidden))
-    torch.nn.functional.cross_entropy(model.logits(hidden, item_vectors), targets).backward()
+    torch.nn.functional.cross_entropy(model.logits(hidden, item_vectors.vectors), targets).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().max() > 0, name
     ids = model.item_tower.id_embedding.weight.grad.abs().sum(dim=1)
-    assert ids[OUT_OF_VOCABULARY] == 0
     assert ids[START] > 0, "the start marker is an input, though never a target"
-    assert (ids[FIRST_KNOWN:] > 0).all()
+    # Where an item was never seen in training, the shared id stands in for its own.
+    assert torch.equal(ids > 0, model.item_tower.counts > 0)
 
 
 def test_padding_rows_stay_zero_in_training(small_model, batch_of):
@@ -102,15 +109,12 @@ def test_padding_rows_stay_zero_in_training(small_model, batch_of):
     assert not model.item_tower.feature_embedding.weight[0].any()
 
 
-def test_a_few_steps_learn_to_predict_a_batch(synthetic_dataset, synthetic_ids, small_model, batch_of):
+def test_a_few_steps_learn_to_predict_a_batch(
+    synthetic_dataset, synthetic_tokenizer, synthetic_ids, batch_of
+):
     config = FoundationConfig(DecoderConfig(width=32, dropout=0.0))
-    feature_rows = small_model.item_tower.feature_rows
-    num_facet_rows, num_feature_rows = (
-        table.num_embeddings
-        for table in (small_model.facet_embedding, small_model.item_tower.feature_embedding)
-    )
     torch.manual_seed(0)
-    model = FoundationModel(config, num_facet_rows, num_feature_rows, feature_rows)
+    model = build_model(config, synthetic_tokenizer, synthetic_dataset)
     lengths = [12] * 8
     facet_ids, item_ids, batch = batch_of(lengths)
     profiles = np.flatnonzero(np.diff(synthetic_dataset.offsets) >= 12)[:8]
@@ -119,21 +123,22 @@ def test_a_few_steps_learn_to_predict_a_batch(synthetic_dataset, synthetic_ids, 
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(40):
-        item_vectors = model.item_vectors()
-        logits = model.logits(model(facet_ids, item_ids, batch, item_vectors), item_vectors)
+        items = model.item_vectors()
+        logits = model.logits(model(facet_ids, item_ids, batch, items), items.vectors)
         loss = torch.nn.functional.cross_entropy(logits, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    uniform = np.log(len(feature_rows) - FIRST_KNOWN)
+    uniform = np.log(len(synthetic_dataset.catalogue.item_id))
     assert losses[-1] < 0.3 * uniform < losses[0]
 
 
 def test_logits_are_cosines_over_the_temperature_of_real_items_alone(small_model):
     config = dataclasses.replace(small_model.config, temperature=0.25)
     hidden, item_vectors = torch.randn(2, 3, 16), torch.randn(9, 16)
-    model = FoundationModel(config, 3, 2, torch.ones(9, 1))
+    rows = torch.ones(9, dtype=torch.int64)
+    model = FoundationModel(config, 3, 2, ItemFacts(rows[:, None], rows, rows, torch.empty(9, 0)))
     logits = model.logits(hidden, item_vectors)
     cosines = torch.nn.functional.cosine_similarity(hidden[..., None, :], item_vectors, dim=-1)
     assert logits.shape == (2, 3, 9)
@@ -154,16 +159,6 @@ def test_unit_vectors_have_finite_gradients_at_zero():
     assert not y[0].any()
     assert x.grad is not None
     assert x.grad.abs().max() <= 1e4
-
-
-def test_an_item_vector_is_its_id_plus_the_mean_of_its_metadata():
-    tower = ItemTower(torch.tensor([[0, 0], [0, 0], [3, 0], [1, 2]]), num_feature_rows=4, width=5)
-    ids, values = tower.id_embedding.weight, tower.feature_embedding.weight
-    vectors = tower()
-    torch.testing.assert_close(vectors[3], ids[3] + (values[1] + values[2]) / 2)
-    torch.testing.assert_close(vectors[2], ids[2] + values[3])
-    torch.testing.assert_close(vectors[START], ids[START])
-    assert not vectors[OUT_OF_VOCABULARY].any()
 
 
 def test_catalogue_rows_point_at_each_item_s_own_values(synthetic_dataset, synthetic_vocabularies):
@@ -187,9 +182,7 @@ def test_a_schema_without_item_features_has_one_empty_column(synthetic_dataset, 
     schema = dataclasses.replace(synthetic_dataset.schema, item_features=())
     rows = catalogue_feature_rows(schema, synthetic_vocabularies, synthetic_dataset.catalogue)
     assert rows.shape == (synthetic_vocabularies.items.num_rows, 1)
-    num_rows = num_item_feature_rows(schema, synthetic_vocabularies)
-    tower = ItemTower(torch.from_numpy(rows), num_rows, width=4)
-    torch.testing.assert_close(tower(), tower.id_embedding.weight)
+    assert not rows.any()
 
 
 def test_config_survives_json():
@@ -200,5 +193,5 @@ def test_config_survives_json():
 def test_bad_sizes_are_refused():
     with pytest.raises(ValueError, match="temperature must be > 0, got 0"):
         FoundationConfig(temperature=0)
-    with pytest.raises(ValueError, match=r"feature_rows must have shape \[I, M\] with M >= 1, got \(4, 0\)"):
-        ItemTower(torch.zeros(4, 0), 1, 8)
+    with pytest.raises(ValueError, match="intent_classes must be >= 0, got -1"):
+        FoundationConfig(intent_classes=-1)

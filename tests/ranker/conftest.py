@@ -12,7 +12,7 @@ import torch
 
 from foundation.dataset import Dataset
 from foundation.decoder import DecoderConfig
-from foundation.item_features import catalogue_feature_rows, num_item_feature_rows
+from foundation.item_features import item_facts, num_item_feature_rows
 from foundation.manifest import training_data_of
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.release import Release, load_release, save_release
@@ -41,12 +41,12 @@ def release_folder(synthetic_dataset: Dataset, tmp_path_factory: pytest.TempPath
     vocabularies = build_vocabularies(synthetic_dataset)
     schema = synthetic_dataset.schema
     tokenizer = Tokenizer(schema, vocabularies)
-    rows = catalogue_feature_rows(schema, vocabularies, synthetic_dataset.catalogue)
     model = FoundationModel(
-        FoundationConfig(DECODER, WINDOW),
+        FoundationConfig(DECODER, window=WINDOW),
         tokenizer.num_facet_rows,
         num_item_feature_rows(schema, vocabularies),
-        torch.from_numpy(rows),
+        item_facts(tokenizer, synthetic_dataset.catalogue),
+        tokenizer.age_column,
     )
     folder = tmp_path_factory.mktemp("releases") / "release"
     save_release(folder, model, tokenizer, training_data_of(synthetic_dataset), {})
@@ -142,7 +142,7 @@ def event_task_folder(synthetic_folder: Path, tmp_path_factory: pytest.TempPathF
     schema, _, _ = (synthetic_folder / "schema.toml").read_text(encoding="utf-8").partition("[[task]]")
     tasks = (
         '[[task]]\nname = "watch"\nkind = "interaction"\n\n'
-        '[[task]]\nname = "like"\nkind = "threshold"\nfacet = "duration_minutes"\nat_least = 30\n'
+        '[[task]]\nname = "like"\nkind = "threshold"\nfacet = "duration"\nat_least = 1800\n'
     )
     (folder / "schema.toml").write_text(schema + tasks, encoding="utf-8")
     return folder

@@ -58,7 +58,7 @@ def test_every_parameter_gets_a_gradient(make_assembly, make_batch, tower) -> No
     loss = nn.functional.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
     if encoding.hidden is not None:
         targets = batch.profile.item_ids.roll(-1)
-        loss = loss + next_item_loss(encoding.hidden, item_vectors, targets, temperature=0.05)[0]
+        loss = loss + next_item_loss(encoding.hidden, item_vectors.vectors, targets, temperature=0.05)[0]
     loss.backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert without == []
@@ -85,7 +85,7 @@ def test_the_foundations_own_logit_is_a_feature_from_the_start(make_assembly, ma
     query = interaction.profile_dots(encoding.vector[request]).view(interaction.num_dots, -1)[0]
     dots = interaction.candidate_dots(model.candidate_tower(rows, item_vectors)) @ query
     hidden = foundation.profile_vector(encoding.hidden, batch.profile.layout)[request]
-    expected = foundation.logits(hidden, item_vectors)[rows]
+    expected = foundation.logits(hidden, item_vectors.vectors)[rows]
     torch.testing.assert_close(dots, expected, rtol=1e-5, atol=1e-5)
     assert (expected.max() - expected.min()).item() > 0.1
 

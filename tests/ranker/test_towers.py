@@ -78,7 +78,7 @@ def test_candidate_vectors_depend_on_the_item_alone(make_assembly, kind) -> None
     catalogue = model.candidate_tower(torch.arange(len(model.candidate_tower.item_dense)), item_vectors)
     torch.testing.assert_close(vectors, catalogue[rows], rtol=1e-6, atol=1e-7)
     if item_vectors is not None:
-        torch.testing.assert_close(vectors[:, :WIDTH], unit(item_vectors[rows]))
+        torch.testing.assert_close(vectors[:, :WIDTH], unit(item_vectors.vectors[rows]))
 
 
 @pytest.mark.parametrize("kind", ["decoder", "pooled"])
