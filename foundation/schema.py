@@ -137,7 +137,16 @@ FEATURE_KINDS: tuple[Kind, ...] = ("categorical", "numeric", "multi")
 ROLES: tuple[Role, ...] = get_args(Role)
 DEFAULT_MAX_VALUES = 8
 """Values kept of a multi-valued column whose declaration doesn't say."""
-BUILT_IN = (*TIME_CHANNELS, "item", "item_age", "item_id", "no_facet", NUM_ACTIONS, "profile_id", "timestamp")
+BUILT_IN = (
+    *TIME_CHANNELS,
+    "item",
+    "item_age",
+    "item_id",
+    "no_context",
+    NUM_ACTIONS,
+    "profile_id",
+    "timestamp",
+)
 """Names that facets and features can't have: the wire, the tokenizer and embedding tables use them already."""
 _NUM_ACTIONS_FACET = Facet(
     NUM_ACTIONS, "numeric", NUM_ACTIONS, boundaries=(2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0), role="what"

@@ -197,10 +197,11 @@ def test_ids_and_order_only() -> None:
     ids = tokenizer.event_ids(np.array([50, 60]), np.array([1, 2]), {})
     facet_ids, item_ids = tokenizer.assemble(ids, np.array([0, 1]), np.array([-1, 0]))
     # One column that says nothing: a lookup of no columns at all has no gradient.
-    assert tokenizer.facet_columns[tokenizer.outcome_columns] == ("no_facet",)
+    assert tokenizer.facet_columns == tokenizer.facet_columns[tokenizer.context_columns] == ("no_context",)
     assert facet_ids.tolist() == [[0], [0]]
-    assert tokenizer.request_ids(np.array([3]), {}).outcome_side.tolist() == [[0]]
+    assert tokenizer.request_ids(np.array([3]), {}).request_side.tolist() == [[0]]
     assert tokenizer.num_facet_rows == 1
+    assert set(tokenizer.detokenize(facet_ids, item_ids)) == {"item"}
     assert tokenizer.detokenize(facet_ids, item_ids)["item"].row.tolist() == [START, FIRST_KNOWN + 1]
 
 
