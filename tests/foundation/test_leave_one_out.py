@@ -118,11 +118,11 @@ def test_model_ranks_equal_a_request_of_the_same_moment(synthetic_dataset, token
         where = layout(torch.from_numpy(tokens.lengths))
         with torch.no_grad():
             model.eval()
-            vectors = model.item_vectors()
+            items = model.item_vectors()
             hidden = model(
-                torch.from_numpy(tokens.facet_ids), torch.from_numpy(tokens.item_ids), where, vectors
+                torch.from_numpy(tokens.facet_ids), torch.from_numpy(tokens.item_ids), where, items
             )
-            logits = model.logits(model.profile_vector(hidden, where), vectors)
+            logits = model.logits(model.profile_vector(hidden, where), items.vectors)
         target = torch.from_numpy(events.item[last : last + 1])
         seen = torch.from_numpy(events.item[first:last])
         expected.append(int(ranks(logits, target, (torch.zeros_like(seen), seen))))
