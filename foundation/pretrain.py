@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 from foundation.dataset import load_dataset
 from foundation.distributed import check_parts, first_rank_says, is_first_rank, process_group, world_size
 from foundation.errors import DataError, run_command
+from foundation.library_notices import library_notices_off
 from foundation.manifest import training_data_of
 from foundation.pretraining import PretrainConfig, Pretraining
 from foundation.progress import Progress
@@ -149,7 +150,8 @@ class Report:
 def main() -> None:
     """The command."""
     config = tyro.cli(PretrainConfig, prog="python -m foundation.pretrain")
-    with process_group() as (rank, _):
+    is_sharded = config.item_table.items == "sharded"
+    with library_notices_off(), process_group(alone=is_sharded) as (rank, _):
         try:
             document = pretrain(config)
         except DataError:

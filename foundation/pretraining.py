@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from foundation.distributed import first_rank_says, is_first_rank
 from foundation.early_stopping import FIGURES, EarlyStoppingConfig, ValidationHistory
 from foundation.errors import DataError
 from foundation.item_features import item_facts, num_item_feature_rows
+from foundation.item_table import ItemTableConfig
 from foundation.learning_rate import OptimConfig
 from foundation.leave_one_out import last_events, model_ranks, ranking_metrics
 from foundation.masking import cold_share
@@ -43,6 +44,9 @@ from foundation.training_batches import (
     training_histories,
 )
 from foundation.vocabulary import build_vocabularies
+
+if TYPE_CHECKING:
+    from foundation.sharded_trainer import ShardedTrainer
 
 # On the command line the parts of a run's settings go without their names, and what they hold with it:
 # --learning-rate, --decoder.width, --window.block.
@@ -73,11 +77,13 @@ class PretrainConfig:
     optim: Annotated[OptimConfig, _FLAT] = field(default_factory=OptimConfig)
     batch: Annotated[BatchConfig, _FLAT] = field(default_factory=BatchConfig)
     early_stopping: Annotated[EarlyStoppingConfig, _FLAT] = field(default_factory=EarlyStoppingConfig)
+    item_table: Annotated[ItemTableConfig, _FLAT] = field(default_factory=ItemTableConfig)
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("epochs", 1), ("checkpoint_every", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        self.item_table.check_softmax(self.objective.softmax)
         longest, window = max(self.batch.progressive, default=0), self.model.window.window
         if longest > window:
             raise ValueError(
@@ -113,11 +119,21 @@ class Pretraining:
         shape = replace(config.model, intent_classes=0 if intent is None else intent.num_classes)
         model = build_model(shape, self.tokenizer, dataset)
         objective = Objective(config.objective, self.tokenizer, model)
-        self.trainer = Trainer(model, objective, config.optim, self._plan())
+        self._sharded = self._sharded_trainer(model, objective)
+        self.trainer = self._sharded or Trainer(model, objective, config.optim, self._plan())
         # Kept in checkpoints: sum of the epoch's losses so far, and of how many steps; tokens and seconds.
         self.epoch_loss = torch.zeros(2, dtype=torch.float64)
         self.work = torch.zeros(2, dtype=torch.float64)
         self.validation = ValidationHistory(config.early_stopping, config.epochs)
+
+    def _sharded_trainer(self, model: FoundationModel, objective: Objective) -> ShardedTrainer | None:
+        config = self.config
+        if config.item_table.items == "dense":
+            return None
+        # Late, so that a run with a dense table doesn't wait for TorchRec.
+        from foundation.sharded_trainer import ShardedTrainer  # noqa: PLC0415
+
+        return ShardedTrainer(model, objective, config.optim, self._plan(), config.item_table)
 
     def _plan(self) -> RunPlan:
         share = self.config.objective.masked_share
@@ -159,13 +175,17 @@ class Pretraining:
         Returns:
             The validation figures, from rank 0 for all.
         """
+        if self._sharded is not None:
+            self._sharded.restore_dense()
         here = self._validate() if is_first_rank() else {}
+        if self._sharded is not None:
+            self._sharded.restore_sharded()
         figures = {name: first_rank_says(here.get(name, float("nan"))) for name in FIGURES}
         self.validation.add(figures)
         epoch = int(self.validation.num_epochs) - 1
         step = int(self.steps_before[epoch + 1])
         if self.config.early_stopping.patience and self.validation.best_epoch == epoch:
-            save_checkpoint(self._best, step, {"weights": self.trainer.trained.state_dict()})
+            save_checkpoint(self._best, step, self._weights())
         self.save(step)
         return self.validation.figures(epoch)
 
@@ -173,9 +193,11 @@ class Pretraining:
         """Makes the trainer's weights those to release; the epoch (from 0) that they are of."""
         epoch = self.validation.released_epoch
         if self.config.early_stopping.patience:
-            state = {"weights": self.trainer.trained.state_dict()}
+            state = self._weights()
             load_checkpoint(checkpoint_of(self._best, int(self.steps_before[epoch + 1])), state)
             self.trainer.trained.load_state_dict(state["weights"])
+        if self._sharded is not None:
+            self._sharded.restore_dense()
         return epoch
 
     @property
@@ -213,6 +235,10 @@ class Pretraining:
     @property
     def _best(self) -> Path:
         return self.config.out / "best"
+
+    def _weights(self) -> dict[str, Any]:
+        sharded = {} if self._sharded is None else {"items": self._sharded.table.state()}
+        return {"weights": self.trainer.trained.state_dict(), **sharded}
 
     def _state(self) -> dict[str, Any]:
         counted = {"epoch_loss": self.epoch_loss, "work": self.work, "validation": self.validation.state()}
