@@ -7,6 +7,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from benchmarks.conftest import MakeRanker
+from benchmarks.subject import Subject
+from foundation.window import span_rows
 
 
 @pytest.mark.parametrize("history", [20, 200])
@@ -23,3 +25,17 @@ def bench_look_up_candidates(benchmark: BenchmarkFixture, make_ranker: MakeRanke
     ranker = make_ranker(20, candidates)
     inputs = benchmark(ranker.features.candidate_inputs, ranker.candidates[0], np.array([candidates]))
     assert len(inputs.item_rows) == candidates
+
+
+def bench_tokenise_events(benchmark: BenchmarkFixture, subject: Subject) -> None:
+    """Every event of the world to tokens, as before training; `extra_info` has the events."""
+    tokenizer, events = subject.loaded.features.tokenizer, subject.dataset.events
+    span = span_rows(events.offsets[:-1], events.offsets[1:])
+
+    def tokenise() -> int:
+        ids = tokenizer.event_ids(events.item_id, events.timestamp, events.facets)
+        facet_ids, _ = tokenizer.assemble(ids, span.rows, span.previous)
+        return len(facet_ids)
+
+    benchmark.extra_info["events"] = len(events.item_id)
+    assert benchmark(tokenise) == len(events.item_id)
