@@ -56,8 +56,8 @@ def test_a_changed_task_is_refused(data, release_folder, tmp_path) -> None:
         cotrain(config)
         schema = data / "schema.toml"
         text = schema.read_text(encoding="utf-8")
-        schema.write_text(text.replace("at_least = 30", "at_least = 60"), encoding="utf-8")
-        assert "tasks.2.at_least was 30.0 when this run started and is 60.0 now" in refusal(config)
+        schema.write_text(text.replace("at_least = 1800", "at_least = 3600"), encoding="utf-8")
+        assert "tasks.2.at_least was 1800.0 when this run started and is 3600.0 now" in refusal(config)
         schema.write_text(text, encoding="utf-8")
         cotrain(config)
 
