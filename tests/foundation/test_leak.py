@@ -39,7 +39,7 @@ def _outputs(model, tokenizer, raw):
         hidden = model(
             torch.from_numpy(tokens.facet_ids), torch.from_numpy(tokens.item_ids), batch, item_vectors
         )
-        return hidden, model.logits(hidden, item_vectors)
+        return hidden, model.logits(hidden, item_vectors.vectors)
 
 
 def _with_another_outcome(raw, event, part, tokenizer):
