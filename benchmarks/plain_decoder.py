@@ -30,7 +30,10 @@ class PlainConfig(NamedTuple):
     num_heads: int
     dropout: float
     temperature: float
-    masked_share: float  # of the known input items shown as out of vocabulary
+    hidden_share: float  # of the items that a step treats as never seen
+    context_share: float  # of the tokens shown without what is known as their event begins
+    num_context_columns: int  # facet columns, from the first, that say it
+    age_column: int | None  # facet column of the age of the item before; None: launches are unknown
 
 
 class Window(NamedTuple):
@@ -118,25 +121,56 @@ class PlainDecoder(nn.Module):
 
 
 class PlainItemTower(nn.Module):
-    """Id embedding plus the mean of the item's metadata embeddings.
+    """gate * id + (1 - gate) * (mean of metadata embeddings + projected content).
+
+    The gate of an item comes from how often it was seen in training, and how old it is.
 
     Args:
-        feature_rows: `[I, columns]` int64, rows of the metadata table; 0 where an item has no value.
-        num_feature_rows: rows of the metadata table.
+        weights: Marquee's state dict; the sizes are read off its `item_tower.` tensors.
         width: D.
     """
 
-    feature_rows: Tensor
+    feature_rows: Tensor  # [I, columns] int64, rows of the metadata table; 0 where an item has no value
+    counts: Tensor  # [I] int64, training events
+    age_rows: Tensor  # [I] int64, rows of the age gate as of the release
+    content: Tensor  # [I, E] float32
 
-    def __init__(self, feature_rows: Tensor, num_feature_rows: int, width: int) -> None:
+    def __init__(self, weights: dict[str, Tensor], width: int) -> None:
         super().__init__()
-        self.register_buffer("feature_rows", feature_rows)
-        self.id_embedding = nn.Embedding(len(feature_rows), width)
-        self.feature_embedding = nn.EmbeddingBag(num_feature_rows, width, mode="mean", padding_idx=0)
+        for name in ("feature_rows", "counts", "age_rows", "content"):
+            self.register_buffer(name, weights[f"item_tower.{name}"])
 
-    def forward(self) -> Tensor:
-        """Vectors of all items, `[I, D]`."""
-        return self.id_embedding.weight + self.feature_embedding(self.feature_rows)
+        def num_rows(name: str) -> int:
+            return len(weights[f"item_tower.{name}.weight"])
+
+        self.id_embedding = nn.Embedding(num_rows("id_embedding"), width)
+        self.unseen = nn.Parameter(torch.zeros(width))
+        self.feature_embedding = nn.EmbeddingBag(
+            num_rows("feature_embedding"), width, mode="mean", padding_idx=0
+        )
+        content_width = self.content.shape[1]
+        self.content_projection = nn.Linear(content_width, width, bias=False) if content_width else None
+        self.count_gate = nn.Embedding(num_rows("count_gate"), 1)
+        self.age_gate = nn.Embedding(num_rows("age_gate"), 1)
+
+    def forward(self, hidden: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What ids say `[I, D]`, what metadata say `[I, D]`, and the gate's part of the counts `[I, 1]`.
+
+        Args:
+            hidden: `[I]` bool, items to treat as never seen.
+        """
+        counts = self.counts if hidden is None else self.counts.masked_fill(hidden, 0)
+        ids = torch.where((counts > 0)[:, None], self.id_embedding.weight, self.unseen)
+        semantic = self.feature_embedding(self.feature_rows)
+        if self.content_projection is not None:
+            semantic = semantic + self.content_projection(self.content)
+        # 0 for 0, then one bucket for each doubling.
+        buckets = torch.where(counts > 0, counts.clamp_min(1).double().log2().floor().long() + 1, 0)
+        return ids, semantic, self.count_gate(buckets.clamp_max(self.count_gate.num_embeddings - 1))
+
+    def mix(self, ids: Tensor, semantic: Tensor, by_count: Tensor, age_rows: Tensor) -> Tensor:
+        """Vectors `[..., D]` at the age that `age_rows` `[...]` stand for."""
+        return semantic + torch.sigmoid(by_count + self.age_gate(age_rows)) * (ids - semantic)
 
 
 class PlainModel(nn.Module):
@@ -156,30 +190,44 @@ class PlainModel(nn.Module):
         self.facet_embedding = nn.Embedding(
             len(weights["facet_embedding.weight"]), config.width, padding_idx=0
         )
-        self.item_tower = PlainItemTower(
-            weights["item_tower.feature_rows"],
-            len(weights["item_tower.feature_embedding.weight"]),
-            config.width,
-        )
+        self.item_tower = PlainItemTower(weights, config.width)
         self.decoder = PlainDecoder(config)
         self.load_state_dict(weights, strict=True)
+        # A title without a training event can't have been the next one: it doesn't compete.
+        competes = self.item_tower.counts > 0
+        competes[:FIRST_ITEM] = False
+        self.competing = torch.nonzero(competes).squeeze(1)
+        self.class_of_item = torch.full((len(competes),), -1)
+        self.class_of_item[self.competing] = torch.arange(len(self.competing))
 
     def loss(self, windows: Sequence[Window]) -> Tensor:
         """Mean cross entropy of the next item over all tokens whose target is a known item; a scalar, in nats."""
         facet_ids = pad_sequence([window.facet_ids for window in windows], batch_first=True)
         item_ids = pad_sequence([window.item_ids for window in windows], batch_first=True)
         targets = pad_sequence([window.targets for window in windows], batch_first=True)
-        if self.training and self.config.masked_share:
-            masked = (torch.rand(item_ids.shape) < self.config.masked_share) & (item_ids >= FIRST_ITEM)
-            item_ids = item_ids.masked_fill(masked, 0)
-        vectors_ID = self.item_tower()
-        x_BSD = self.facet_embedding(facet_ids).sum(dim=2) + F.embedding(item_ids, vectors_ID)
+        tower, hidden = self.item_tower, None
+        if self.training and self.config.hidden_share:
+            hidden = torch.rand(len(tower.counts)) < self.config.hidden_share
+            hidden[:FIRST_ITEM] = False
+        if self.training and self.config.context_share:
+            masked = torch.rand(item_ids.shape) < self.config.context_share
+            context = facet_ids[..., : self.config.num_context_columns]
+            context.masked_fill_(masked[..., None], 0)
+        ids, semantic, by_count = tower(hidden)
+        vectors_ID = tower.mix(ids, semantic, by_count, tower.age_rows)
+        if self.config.age_column is None:
+            before_BSD = F.embedding(item_ids, vectors_ID)
+        else:
+            parts = (F.embedding(item_ids, each) for each in (ids, semantic, by_count))
+            before_BSD = tower.mix(*parts, facet_ids[..., self.config.age_column])
+        x_BSD = self.facet_embedding(facet_ids).sum(dim=2) + before_BSD
         hidden_BSD = self.decoder(x_BSD)
-        valid = targets >= FIRST_ITEM  # padding is 0
+        classes = self.class_of_item[targets]
+        valid = classes >= 0  # padding is item 0, which has no class
         # The temperature divides the hidden states: two passes over the logits less, and the same loss.
         queries_MD = F.normalize(hidden_BSD[valid], dim=-1, eps=1e-4) / self.config.temperature
-        items = F.normalize(vectors_ID[FIRST_ITEM:], dim=-1, eps=1e-4)
-        return F.cross_entropy(queries_MD @ items.T, targets[valid] - FIRST_ITEM)
+        items = F.normalize(vectors_ID[self.competing], dim=-1, eps=1e-4)
+        return F.cross_entropy(queries_MD @ items.T, classes[valid])
 
 
 class PlainTrainer:

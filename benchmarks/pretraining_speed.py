@@ -107,7 +107,7 @@ def compare_step(settings: PretrainConfig, dataset: Dataset, plain: type[PlainMo
     quiet = replace(
         settings,
         model=replace(settings.model, decoder=decoder),
-        objective=replace(settings.objective, masked_share=0.0),
+        objective=replace(settings.objective, masked_share=0.0, masked_context=0.0),
     )
     run = Pretraining(quiet, dataset)
     _sharpen(run.trainer.model, settings.seed)
@@ -162,7 +162,10 @@ def plain_trainer(run: Pretraining, plain: type[PlainModel] = PlainModel) -> Pla
         num_heads=model.decoder.num_heads,
         dropout=model.decoder.dropout,
         temperature=model.temperature,
-        masked_share=objective.masked_share,
+        hidden_share=run.trainer.plan.hidden_share,
+        context_share=objective.masked_context,
+        num_context_columns=run.tokenizer.request_columns.stop,
+        age_column=run.tokenizer.age_column,
     )
     return PlainTrainer(plain(sizes, run.trainer.model.state_dict()), optim.weight_decay, optim.clip_norm)
 

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from benchmarks.plain_decoder import PlainConfig, PlainModel, PlainTrainer, Window, rotate
 
-SIZES = PlainConfig(width=8, num_layers=1, num_heads=2, dropout=0.0, temperature=0.1, masked_share=0.0)
+SIZES = PlainConfig(
+    width=8,
+    num_layers=1,
+    num_heads=2,
+    dropout=0.0,
+    temperature=0.1,
+    hidden_share=0.0,
+    context_share=0.0,
+    num_context_columns=1,
+    age_column=2,
+)
 NUM_ITEMS, NUM_FACET_ROWS = 12, 9
 
 
@@ -27,6 +37,13 @@ def _weights() -> dict[str, Tensor]:
         "item_tower.feature_rows": torch.randint(0, 5, (NUM_ITEMS, 2), generator=generator),
         "item_tower.id_embedding.weight": draw(NUM_ITEMS, 8),
         "item_tower.feature_embedding.weight": draw(5, 8),
+        "item_tower.counts": torch.randint(1, 50, (NUM_ITEMS,), generator=generator),
+        "item_tower.age_rows": torch.randint(0, NUM_FACET_ROWS, (NUM_ITEMS,), generator=generator),
+        "item_tower.content": draw(NUM_ITEMS, 3),
+        "item_tower.content_projection.weight": draw(8, 3),
+        "item_tower.unseen": draw(8),
+        "item_tower.count_gate.weight": draw(7, 1),
+        "item_tower.age_gate.weight": draw(NUM_FACET_ROWS, 1),
         "decoder.blocks.0.attention.project_in.weight": draw(24, 8),
         "decoder.blocks.0.attention.project_out.weight": draw(8, 8),
         "decoder.blocks.0.feed_forward.project_in.weight": draw(32, 8),
@@ -94,7 +111,7 @@ def test_weights_are_copies() -> None:
 
 def test_steps_with_dropout_and_masked_ids_lower_the_loss() -> None:
     torch.manual_seed(0)
-    model = PlainModel(SIZES._replace(dropout=0.1, masked_share=0.1), _weights())
+    model = PlainModel(SIZES._replace(dropout=0.1, hidden_share=0.1), _weights())
     trainer, windows = PlainTrainer(model, 0.0, 1.0), _windows(6, 9, 3)
     losses = [trainer.step(windows, 0.02) for _ in range(30)]
     assert losses[-1] < losses[0] / 2
