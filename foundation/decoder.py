@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import torch
+import tyro
 from torch import Tensor, nn
 
 from foundation.attention_tiles import AttentionConfig, continued_tiles, tiles
@@ -36,7 +37,7 @@ class DecoderConfig:
         dropout: the share dropped while training, in [0, 1).
         block: "plain", "gated" (residuals) or "hstu" (reads the times of tokens).
         attention: which tokens a token sees; a dict of its fields will do.
-        hstu_window: the constant n of "hstu" blocks: the history window + 1.
+        hstu_window: the constant n of "hstu" blocks: the history window + 1, which `FoundationConfig` sets.
 
     Raises:
         ValueError: if a field is out of range; it names the field, its value and what would be right.
@@ -48,7 +49,7 @@ class DecoderConfig:
     dropout: float = 0.1
     block: BlockKind = "plain"
     attention: AttentionConfig = field(default_factory=AttentionConfig)
-    hstu_window: int = 201
+    hstu_window: Annotated[int, tyro.conf.Suppress] = 201
 
     def __post_init__(self) -> None:
         if isinstance(self.attention, dict):  # as config.json has it

@@ -102,6 +102,10 @@ class ItemTower(nn.Module):
         self.age_gate = nn.Embedding(num_facet_rows, 1)
         self.reset_parameters()
 
+    def facts(self) -> ItemFacts:
+        """What the tower was built from."""
+        return ItemFacts(self.feature_rows, self.counts, self.age_rows, self.content)
+
     def reset_parameters(self) -> None:
         """Small normal values; the shared id starts at zero, so that an unknown item says nothing."""
         nn.init.normal_(self.id_embedding.weight, std=INITIAL_STD)

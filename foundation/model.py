@@ -11,9 +11,10 @@ D model width.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any
 
+import tyro
 from torch import Tensor, nn
 
 from foundation.aggregation import Aggregation, AggregationConfig
@@ -37,13 +38,14 @@ class FoundationConfig:
         window: how much of a history it sees.
         aggregation: which layers and tokens a representation is made of.
         intent_classes: where an intent is predicted first (`foundation.intent`), how many there are; 0: none is.
+            Pre-training sets it from its objective.
         temperature: divisor of the cosine between hidden state and item vector (HSTU, arXiv 2402.17152: 0.05).
     """
 
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
-    intent_classes: int = 0
+    intent_classes: Annotated[int, tyro.conf.Suppress] = 0
     temperature: float = 0.05
 
     def __post_init__(self) -> None:
@@ -51,6 +53,9 @@ class FoundationConfig:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
         if self.intent_classes < 0:
             raise ValueError(f"intent_classes must be >= 0, got {self.intent_classes}")
+        # The constant that "hstu" blocks divide by: all tokens of a full window, the request's own among them.
+        decoder = replace(self.decoder, hstu_window=self.window.window + 1)
+        object.__setattr__(self, "decoder", decoder)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from foundation.dataset import Dataset
+from foundation.errors import DataError
 from foundation.release import Release
 from foundation.split import TRAIN, profile_roles
 from ranker.features import FeatureBuilder, FeatureConfig, NumberScale
@@ -33,9 +34,17 @@ def assemble_ranker(
         dataset: whose catalogue the ranker serves; counts and scales come from its training part alone.
         release: trained on `dataset` (`foundation.release.check_dataset`, `check_cut`).
         tasks: names of the N tasks.
+
+    Raises:
+        DataError: the release's decoder reads what a ranker has not.
     """
     items = build_item_features(dataset, release.vocabularies)
     pooled = config.tower == "pooled"
+    if not pooled and release.model.config.decoder.block == "hstu":
+        raise DataError(
+            "the release's decoder.block is \"hstu\", which reads times that a ranker's profile inputs lack; "
+            'pre-train with "plain" or "gated"'
+        )
     features = FeatureBuilder(
         FeatureConfig(release.model.config.window, number_scales(dataset)),
         release.tokenizer,
