@@ -35,7 +35,7 @@ from benchmarks.stations import Stations
 from benchmarks.subject import Subject, random_subject, trained_subject
 from benchmarks.workload import Workload, WorkloadConfig, build_workload
 from foundation.errors import DataError, run_command
-from ranker.library_notices import library_notices_off
+from foundation.library_notices import library_notices_off
 from serving.client import Client
 from serving.contract import MODEL
 from serving.model_folder import VERSION, check_files

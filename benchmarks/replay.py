@@ -24,9 +24,9 @@ from benchmarks.served import Served, serve_sequentially
 from benchmarks.workload import Workload, WorkloadConfig, build_workload
 from foundation.dataset import load_dataset
 from foundation.errors import DataError, run_command
+from foundation.library_notices import library_notices_off
 from foundation.raw_values import NO_NUMBER
 from ranker.artifact import load_ranker
-from ranker.library_notices import library_notices_off
 from serving.client import Client
 from serving.parity import difference
 from serving.probe import SERVED_TOLERANCE

@@ -8,8 +8,8 @@ from typing import Any
 
 from foundation.manifest import TrainingCut, TrainingData
 
-FORMAT = 1
-"""Of the ranker's folder; a reader refuses any other."""
+FORMAT = 2
+"""Of the ranker's folder; a reader refuses any other. 2 has the cut's protocol."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class RankerManifest:
         """
         plain: dict[str, Any] = json.loads(text)
         if plain["format"] != FORMAT:
-            raise ValueError(f"format is {plain['format']!r}; this code reads {FORMAT}")
+            raise ValueError(f"format is {plain['format']!r}; this code reads {FORMAT}; co-train again")
         foundation = FoundationOrigin(**plain.pop("foundation"))
         data = plain.pop("trained_on")
         cut = TrainingCut(**data.pop("cut"))

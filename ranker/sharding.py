@@ -31,7 +31,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import ModuleSharder, ShardingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from ranker.library_notices import library_notices_off
+from foundation.library_notices import library_notices_off
 
 ADAGRAD_EPS = 1e-8
 # Of a host's memory: what the planner keeps for everything but tables.

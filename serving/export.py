@@ -14,7 +14,7 @@ from dataclasses import asdict
 import tyro
 
 from foundation.errors import run_command
-from ranker.library_notices import library_notices_off
+from foundation.library_notices import library_notices_off
 from serving.parity import ParityError
 from serving.repository import ExportConfig, export_repository
 

@@ -22,6 +22,8 @@ CLIENT_SIDE_PACKAGES = {"numpy", "tritonclient", "xxhash"}
 ENTRY_POINTS = [
     "foundation.pretrain",
     "foundation.evaluate",
+    "foundation.content",
+    "foundation.truncate",
     "ranker.cotrain",
     "serving.export",
     "serving.launch",

@@ -92,7 +92,11 @@ def test_weights_of_another_model_are_refused_even_with_a_right_hash(make_assemb
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "not found"), ("{", "not a ranker's manifest"), ('{"format": 99}', "format is 99")],
+    [
+        (None, "not found"),
+        ("{", "not a ranker's manifest"),
+        ('{"format": 1}', "format is 1; this code reads 2; co-train again"),
+    ],
 )
 def test_a_damaged_manifest_is_named(make_assembly, save, text, message) -> None:
     folder = save(make_assembly("pooled"))

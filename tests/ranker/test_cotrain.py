@@ -17,6 +17,8 @@ import torch
 
 from foundation.dataset import load_dataset
 from foundation.errors import DataError
+from foundation.pretrain import pretrain
+from foundation.pretraining import PretrainConfig
 from foundation.release import load_release
 from foundation.split import draw_split
 from foundation.vocabulary import OUT_OF_VOCABULARY
@@ -227,6 +229,13 @@ def test_a_release_whose_manifest_says_it_was_trained_on_more_is_refused(config,
     (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     with pytest.raises(DataError, match=r"trained_on\.cut\.training_share is 1\.0"):
         cotrain(replace(config, release=copied))
+
+
+@pytest.mark.usefixtures("group")
+def test_a_release_trained_on_events_of_every_profile_is_refused(config, tmp_path) -> None:
+    trained = pretrain(PretrainConfig(config.data, tmp_path / "last", "last", epochs=1))
+    with pytest.raises(DataError, match=r"trained_on\.cut\.protocol is 'last'"):
+        cotrain(replace(config, release=Path(trained["release"])))
 
 
 def test_a_release_of_another_schema_is_refused_in_one_line(config, tmp_path) -> None:
