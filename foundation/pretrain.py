@@ -59,7 +59,8 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
     _train(run)
     metrics = _figures(run)
     if is_first_rank():
-        save_release(release, run.trainer.model, run.tokenizer, training_data_of(dataset), metrics)
+        heads = run.trainer.objective.heads
+        save_release(release, run.trainer.model, run.tokenizer, training_data_of(dataset), metrics, heads)
     return {"release": str(release), **metrics}
 
 
