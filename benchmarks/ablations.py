@@ -56,8 +56,9 @@ class AblationsConfig:
         report_only: run nothing; report the rows that are finished.
         protocol: what is held out of training, see `foundation.protocol`.
         epochs, seed, learning_rate, tokens_per_batch: as in foundation.pretrain, and the same for every row.
-        width, layers, heads, dropout, block: of the decoder. "hstu" reads times, which some rows go without.
-        more: further arguments for foundation.pretrain, as one string.
+        width, layers, heads, dropout, block: of the decoder.
+        more: further arguments for foundation.pretrain in one string, as --more="--window.window 100". No blocks of
+            kind "hstu": they read times, which some rows go without.
     """
 
     out: Path | None = None
@@ -79,6 +80,8 @@ class AblationsConfig:
     def __post_init__(self) -> None:
         if not self.rows:
             raise DataError(f"--rows is empty; it must name some of {', '.join(ROWS)}")
+        if "hstu" in self.more:
+            raise DataError(f"--more is {self.more!r}; blocks must be plain or gated, for hstu reads times")
 
     @property
     def folder(self) -> Path:
@@ -182,22 +185,22 @@ def _run_row(config: AblationsConfig, name: RowName, whole: Dataset, run: Run) -
 
 def table(report: Document) -> str:
     """The rows beside published ones, for people."""
-    lines = [f"\n{'':34}{'HR@10':>8}{'':16}{'NDCG@10':>8}{'':16}{'MRR':>8}{'training s':>12}"]
+    lines = [f"\n{'':34}{'HR@10':>8}{'':17}{'NDCG@10':>8}{'':17}{'MRR':>8}{'training s':>12}"]
     for row in report["rows"].values():
-        cells = "".join(f"{row[name]:8.4f}{_interval(row[f'{name}_ci95']):>16}" for name in METRICS[:2])
+        cells = "".join(f"{row[name]:8.4f}{_interval(row[f'{name}_ci95']):>17}" for name in METRICS[:2])
         lines.append(f"{row['title']:34}{cells}{row['mrr']:8.4f}{row['training']['training_s']:12,.0f}")
     for name in report["missing"]:
         lines.append(f"{ROWS[name].title:34} not finished: --rows {name}")
     first = next(iter(report["rows"].values()), None)
     if first is not None:
-        popular = "".join(f"{first[f'popularity_{name}']:8.4f}{'':16}" for name in METRICS[:2])
+        popular = "".join(f"{first[f'popularity_{name}']:8.4f}{'':17}" for name in METRICS[:2])
         lines += [f"{'popularity':34}{popular}{first['popularity_mrr']:8.4f}", "", first["protocol"]]
         lines.append(f"{first['profiles']:,} profiles; 95 % intervals over profiles")
     if report["published"]:
-        lines += ["", "published (not run here):"]
+        lines += ["", "published, not run here; the first to be held against ids and order only:"]
     for row in report["published"]:
         lines.append(
-            f"{row['model']:34}{row['hr@10']:8.4f}{'':16}{row['ndcg@10']:8.4f}   {row['source']}: "
+            f"{row['model']:34}{row['hr@10']:8.4f}{'':17}{row['ndcg@10']:8.4f}   {row['source']}: "
             f"{row['num_items'] or 'unstated number of'} items, {row['tie_order']}; {row['validation']}"
         )
     return "\n".join(lines)

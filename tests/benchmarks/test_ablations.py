@@ -172,3 +172,11 @@ def test_rows_without_time_have_the_order_alone(
     ]
     for one, other in zip(*tokens, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_settings_that_would_give_a_row_what_it_goes_without_are_refused() -> None:
+    assert "--window.window" in AblationsConfig(more=SMALL).arguments()
+    with pytest.raises(DataError, match="hstu reads times"):
+        AblationsConfig(more="--decoder.block hstu")
+    with pytest.raises(DataError, match="--rows is empty"):
+        AblationsConfig(rows=())
