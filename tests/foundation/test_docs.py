@@ -44,7 +44,7 @@ def _commands() -> list[str]:
 
 def test_the_worked_example_prints_what_it_says() -> None:
     blocks = re.findall(
-        r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$",
+        r"^```python\n(.*?)^```\n```text\n(.*?)^```$",
         WORKED_EXAMPLE.read_text(encoding="utf-8"),
         re.M | re.S,
     )
