@@ -23,6 +23,8 @@ def data_hash(dataset: Dataset) -> str:
     events, catalogue = dataset.events, dataset.catalogue
     arrays = [events.profile_id, events.offsets, events.item_id, events.timestamp, *events.facets.values()]
     arrays += [catalogue.item_id, *catalogue.features.values(), *dataset.profiles.features.values()]
+    optional = (catalogue.launched_at, catalogue.content_embedding)
+    arrays += [column for column in optional if column is not None]
     for array in arrays:
         digest.update(array.tobytes())
     return digest.hexdigest()

@@ -27,3 +27,16 @@ def test_equal_data_have_equal_hashes(synthetic_dataset: Dataset) -> None:
     events = synthetic_dataset.events
     copied = replace(synthetic_dataset, events=replace(events, item_id=np.array(events.item_id)))
     assert data_hash(copied) == data_hash(synthetic_dataset)
+
+
+@pytest.mark.parametrize("column", ["launched_at", "content_embedding"])
+def test_launches_and_content_embeddings_are_part_of_the_data(
+    synthetic_dataset: Dataset, column: str
+) -> None:
+    catalogue = synthetic_dataset.catalogue
+    values = np.zeros((len(catalogue.item_id), 2), dtype=np.float32 if column != "launched_at" else np.int64)
+    datasets = [
+        replace(synthetic_dataset, catalogue=replace(catalogue, **{column: values + shift}))
+        for shift in (0, 1)
+    ]
+    assert data_hash(datasets[0]) != data_hash(datasets[1])
