@@ -87,11 +87,12 @@ def model_figures(release: Release, tested: Tested, title: str = "") -> Figures:
 
     Returns:
         recall@10 and ndcg@10 among the titles of the event's own kind that weren't seen before, and
-        all_titles_hr@10 among all of them.
+        all_titles_hr@10 and all_titles_ndcg@10 among all of them.
     """
     raw, points = tested.dataset.events, tested.points
     events = release.tokenizer.event_ids(raw.item_id, raw.timestamp, raw.facets)
-    figures = {name: np.zeros(len(points.row)) for name in ("recall@10", "ndcg@10", "all_titles_hr@10")}
+    names = ("recall@10", "ndcg@10", "all_titles_hr@10", "all_titles_ndcg@10")
+    figures = {name: np.zeros(len(points.row)) for name in names}
     is_cold_I = torch.from_numpy(tested.is_cold)
     for places, logits_QI in event_scores(release.model, release.tokenizer, events, points, title):
         some = Points(points.first_row[places], points.row[places])
@@ -101,6 +102,7 @@ def model_figures(release: Release, tested: Tested, title: str = "") -> Figures:
         figures["recall@10"][places] = expected_gain(logits_QI, targets_Q, ranked_QI, HITS)
         figures["ndcg@10"][places] = expected_gain(logits_QI, targets_Q, ranked_QI, DISCOUNTED)
         figures["all_titles_hr@10"][places] = expected_gain(logits_QI, targets_Q, all_QI, HITS)
+        figures["all_titles_ndcg@10"][places] = expected_gain(logits_QI, targets_Q, all_QI, DISCOUNTED)
     return figures
 
 
@@ -152,6 +154,9 @@ def report(tested: Tested, models: Mapping[str, Figures], popularity: Figures, s
         "warm": {
             "ndcg@10": _change(warm, "ndcg@10"),
             "hr@10": _change(warm, "recall@10"),
+            # What cold titles that rank higher now cost the warm ones beside them.
+            "all_titles_ndcg@10": _change(warm, "all_titles_ndcg@10"),
+            "all_titles_hr@10": _change(warm, "all_titles_hr@10"),
             "events": int((~tested.is_cold_event).sum()),
             "profiles": _num_profiles(tested, ~tested.is_cold_event),
             "titles": tested.dataset.num_items - int(tested.is_cold.sum()),

@@ -223,10 +223,12 @@ def table(document: Document) -> str:
     }
     lines += [_line(label, cold[name], cold["ci95"][name]) for name, label in shown.items()]
     lines.append(f"\n{warm['events']:,} events of warm titles, {warm['profiles']:,} profiles")
-    for name in ("ndcg@10", "hr@10"):
-        of = warm[name]
-        lines += [_line(f"{name} {each}", of[each], None) for each in ("full", "plain")]
-        lines.append(_line(f"{name} relative change", of["relative_change"], of["ci95"]))
+    warm_shown = {"ndcg@10": "among warm", "hr@10": "among warm", "all_titles_ndcg@10": "among all"}
+    warm_shown["all_titles_hr@10"] = "among all"
+    for name, among in warm_shown.items():
+        of, label = warm[name], f"{name.removeprefix('all_titles_')} {among}"
+        lines += [_line(f"{label}, {each}", of[each], None) for each in ("full", "plain")]
+        lines.append(_line(f"{label}, relative change", of["relative_change"], of["ci95"]))
     lines.append(f"\n{'trust in the id':18}{'titles':>10}{'untrained':>12}{'full':>10}{'plain':>10}")
     for full, plain in zip(*(document["gates"][name] for name in ("full", "plain")), strict=True):
         lines.append(

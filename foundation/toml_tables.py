@@ -64,9 +64,10 @@ def ascending_numbers(values: Any, where: str) -> tuple[float, ...]:
         where,
         f"boundaries = {values!r}: must be a list of ascending numbers",
     )
-    # Raw numbers are float32, and so are the edges that they are compared with.
+    # Raw numbers are float32, and so are the edges that they are compared with. TOML's whole numbers have no end.
+    largest = float(np.finfo(np.float64).max)
     with np.errstate(over="ignore"):
-        edges = np.array(values, dtype=np.float64).astype(np.float32)
+        edges = np.array([np.inf if abs(value) > largest else value for value in values], dtype=np.float32)
     require(
         bool(np.isfinite(edges).all() and (np.diff(edges) > 0).all()),
         where,

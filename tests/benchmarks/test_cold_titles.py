@@ -158,10 +158,13 @@ def test_the_document(measured: tuple[Path, Document, InThisProcess], synthetic_
     assert cold["popularity_recall@10"] == max(variants["genre_mean"], variants["genre_sum"])
     assert cold["titles"] == 30 and warm["titles"] == 120
     assert 10 / 30 <= cold["chance_recall@10"] < 1
-    for name in ("ndcg@10", "hr@10"):
+    for name in ("ndcg@10", "hr@10", "all_titles_ndcg@10", "all_titles_hr@10"):
         change = warm[name]
         assert change["relative_change"] == pytest.approx(change["full"] / change["plain"] - 1)
         assert change["ci95"][0] <= change["relative_change"] <= change["ci95"][1]
+    for name in ("ndcg@10", "hr@10"):  # cold titles compete, too
+        for each in ("full", "plain"):
+            assert warm[f"all_titles_{name}"][each] <= warm[name][each]
     num_tested = int((profile_roles(synthetic_dataset) == TEST).sum())
     assert 0 < cold["events"] <= 40 * num_tested and cold["profiles"] <= num_tested
     is_cold = draw_titles(synthetic_dataset.num_items, 0.2, seed=0)
@@ -173,7 +176,7 @@ def test_the_document(measured: tuple[Path, Document, InThisProcess], synthetic_
     assert document["gates"]["full"][0]["from_count"] == 0
     assert "commit" in document["environment"]
     shown = table(document)
-    for word in ("full to popularity", "relative change", "trust in the id"):
+    for word in ("full to popularity", "among all, relative change", "trust in the id"):
         assert word in shown
 
 

@@ -121,6 +121,7 @@ def test_json_keeps_everything_and_the_hash_sees_every_change(tmp_path: Path) ->
         ),
         ("[1, 2.5]", "[1, 1e39]", "boundaries = [1, 1e+39]: are equal or infinite as float32 numbers"),
         ("[1, 2.5]", "[1, inf]", "boundaries = [1, inf]: are equal or infinite as float32 numbers"),
+        ("[1, 2.5]", f"[1, 1{'0' * 400}]", "are equal or infinite as float32 numbers"),
         ('name = "page"', 'name = "gap"', "this name is built in"),
         ('name = "tags"', 'name = "item_id"', "[[item_feature]] 'item_id': this name is built in"),
         (
