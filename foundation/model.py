@@ -153,13 +153,16 @@ class FoundationModel(nn.Module):
         Args:
             x_TD: from `tokens`.
             layout, times: as in `forward`.
-            every_layer: return also, before it, the hidden states of all layers but the last, normed.
+            every_layer: return also, before it, those of all layers but the last: what a decoder cut off there has,
+                its newest tokens pooled alike. Where layers are mixed they are the layers' own states, normed.
         """
         if every_layer or self.config.aggregation.layers == "mix":
             layers = self.decoder.layers(x_TD, layout, times)
         else:
             layers = (self.decoder(x_TD, layout, times),)
-        return (*layers[:-1], self.aggregation(layers, layout))
+        if self.config.aggregation.layers == "mix":
+            return (*layers[:-1], self.aggregation(layers, layout))
+        return tuple(self.aggregation((hidden_TD,), layout) for hidden_TD in layers)
 
     def profile_vector(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each sequence's last token, `[B, D]`."""

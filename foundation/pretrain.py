@@ -41,21 +41,23 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         training_s, tokens_per_s, padding_share, validation figures of the weights released.
 
     Raises:
-        DataError: parts that the processes can't share, wrong data, settings other than those of an earlier
-            start, or a damaged release.
+        DataError: parts that the processes can't share, wrong data, settings that the data refuse or other than
+            those of an earlier start, or a damaged release.
     """
     check_parts(config.batch.parts)
     dataset = load_dataset(config.data, config.protocol)
     settings = asdict(config) | {"data": data_hash(dataset)}
     for irrelevant in ("out", "checkpoint_every"):
         del settings[irrelevant]
-    keep_record(config.out, settings)
     release = config.out / "release"
-    if first_rank_says(release.exists()):
+    is_finished = bool(first_rank_says(release.exists()))
+    # Before the record: settings that the data refuse must not bind the start that sets them right.
+    run = None if is_finished else Pretraining(config, dataset)
+    keep_record(config.out, settings)
+    if run is None:
         if is_first_rank():
             print(f"{config.out}: this run is finished; its release is {release}", flush=True)
         return {"release": str(release), **read_manifest(release).metrics}
-    run = Pretraining(config, dataset)
     _train(run)
     metrics = _figures(run)
     if is_first_rank():

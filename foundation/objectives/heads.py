@@ -73,7 +73,7 @@ def build_heads(names: Sequence[str], tokenizer: Tokenizer, width: int) -> Heads
     """The heads `ObjectiveConfig.heads` names; None where it names none.
 
     Raises:
-        ValueError: a name that the schema doesn't offer; lists those that it does.
+        DataError: a name that the schema doesn't offer; lists those that it does.
     """
     labels = [resolve_label(name, tokenizer, "heads") for name in names]
     return Heads(width, labels) if labels else None

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from foundation.errors import DataError
 from foundation.joint_table import JointTable
 from foundation.time_facets import GAP, NUM_GAP_BUCKETS
 from foundation.tokenizer import Tokenizer
@@ -108,16 +109,14 @@ def resolve_label(name: str, tokenizer: Tokenizer, field: str, own_request: bool
     """The label called `name`.
 
     Raises:
-        ValueError: there is none, or no training event has a value of it; names `field` and the valid names.
+        DataError: there is none, or no training event has a value of it; names `field` and the valid names.
     """
     offered = label_columns(tokenizer, own_request)
     usable = ", ".join(sorted(each for each, label in offered.items() if label.num_classes))
     if name not in offered:
-        raise ValueError(
-            f"objective.{field} names {name!r}; schema {tokenizer.schema.name!r} offers {usable}"
-        )
+        raise DataError(f"objective.{field} names {name!r}; schema {tokenizer.schema.name!r} offers {usable}")
     if not offered[name].num_classes:
-        raise ValueError(f"objective.{field} names {name!r}, which has no known value; use one of {usable}")
+        raise DataError(f"objective.{field} names {name!r}, which has no known value; use one of {usable}")
     return offered[name]
 
 

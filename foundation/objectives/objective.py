@@ -81,7 +81,7 @@ class Objective(nn.Module):
         model: whose hidden states and intent it is for.
 
     Raises:
-        ValueError: the configuration names what the schema lacks.
+        DataError: the configuration names what the schema lacks.
     """
 
     def __init__(self, config: ObjectiveConfig, tokenizer: Tokenizer, model: FoundationModel) -> None:
@@ -92,6 +92,7 @@ class Objective(nn.Module):
         self._signal = Signal(config.signal, tokenizer) if config.signal.facet else None
         self.heads = build_heads(config.heads, tokenizer, model.config.decoder.width)
         self.intent = model.intent
+        self._trains_layers = config.layer_weight > 0 and model.config.decoder.num_layers > 1
         label = intent_label(config, tokenizer)
         self._intent_label = "" if label is None else label.name
         of_heads = () if self.heads is None else self.heads.labels
@@ -101,7 +102,7 @@ class Objective(nn.Module):
     def part_names(self) -> tuple[str, ...]:
         """Names of the parts of the loss."""
         heads = () if self.heads is None else (f"head.{label.name}" for label in self.heads.labels)
-        layers, intent = ("layers",) * (self.config.layer_weight > 0), ("intent",) * (self.intent is not None)
+        layers, intent = ("layers",) * self._trains_layers, ("intent",) * (self.intent is not None)
         return ("item", *layers, *intent, *heads)
 
     def targets(self, events: EventIds, span: Span, stops: NDArray[np.int64] | None = None) -> Targets:
@@ -229,7 +230,7 @@ def intent_label(config: ObjectiveConfig, tokenizer: Tokenizer) -> LabelColumns 
     """What the intent of a configuration is; None where it names none.
 
     Raises:
-        ValueError: the schema lacks it.
+        DataError: the schema lacks it.
     """
     name = config.intent.label
     return resolve_label(name, tokenizer, "intent.label", own_request=True) if name else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.errors import DataError
 from foundation.objectives.config import SignalConfig
 from foundation.objectives.labels import LabelColumns, label_columns
 from foundation.raw_values import hash_string
@@ -24,7 +25,7 @@ class Signal:
         tokenizer: of the events.
 
     Raises:
-        ValueError: no such facet, or numbers that don't fit its values.
+        DataError: no such facet, or numbers that don't fit its values.
     """
 
     def __init__(self, config: SignalConfig, tokenizer: Tokenizer) -> None:
@@ -37,7 +38,7 @@ class Signal:
         elif config.mode == "reward":
             table = np.maximum(table, 0.0)
         elif (table < 0).any():
-            raise ValueError(
+            raise DataError(
                 f"objective.signal gives facet {config.facet!r} a weight of {table.min()}; weights must be at least "
                 "0 (mode 'reward' takes negative numbers, as 0)"
             )
@@ -63,7 +64,7 @@ def _resolve(name: str, tokenizer: Tokenizer) -> LabelColumns:
         if label.source == "outcome" and len(label.columns) == 1
     }
     if name not in single:
-        raise ValueError(
+        raise DataError(
             f"objective.signal.facet is {name!r}; the single-valued what facets of schema "
             f"{tokenizer.schema.name!r} are: {', '.join(single) or 'none'}"
         )
@@ -76,18 +77,18 @@ def _numbers(config: SignalConfig, lookup: Vocabulary | NumericBuckets) -> NDArr
     if isinstance(lookup, Vocabulary) and config.categories:
         return _of_categories(config, lookup)
     if config.categories:
-        raise ValueError(
+        raise DataError(
             f"objective.signal.categories is {config.categories}; facet {config.facet!r} is a number: leave it empty"
         )
     if config.values and len(config.values) != num_known:
-        raise ValueError(
+        raise DataError(
             f"objective.signal.values has {len(config.values)} numbers; facet {config.facet!r} has {num_known} "
             "known values"
         )
     if config.values:
         return np.array(config.values)
     if isinstance(lookup, Vocabulary):
-        raise ValueError(
+        raise DataError(
             f"objective.signal.values is empty; facet {config.facet!r} is categorical and needs categories and values"
         )
     return np.append(0.0, lookup.boundaries)
@@ -100,7 +101,7 @@ def _of_categories(config: SignalConfig, lookup: Vocabulary) -> NDArray:
         if row < FIRST_KNOWN and category.lstrip("-").isdigit():
             row = int(lookup.lookup(np.array([int(category)]))[0])
         if row < FIRST_KNOWN:
-            raise ValueError(
+            raise DataError(
                 f"objective.signal.categories names {category!r}; no training event has that value of "
                 f"{config.facet!r}"
             )

@@ -48,7 +48,7 @@ def build(synthetic_dataset, synthetic_tokenizer):
         label = intent_label(config, synthetic_tokenizer)
         model = FoundationModel(
             FoundationConfig(
-                DecoderConfig(width=WIDTH, num_layers=1, num_heads=1),
+                DecoderConfig(width=WIDTH, num_layers=2, num_heads=1),
                 intent_classes=0 if label is None else label.num_classes,
             ),
             synthetic_tokenizer.num_facet_rows,
