@@ -143,9 +143,12 @@ def check_dataset(release: Release, dataset: Dataset) -> None:
     """
     _check_protocol(release, dataset)
     for field in fields(Schema):
-        if getattr(release.schema, field.name) != getattr(dataset.schema, field.name):
+        trained_with, here = getattr(release.schema, field.name), getattr(dataset.schema, field.name)
+        if trained_with != here:
+            # A schema without a name has the folder's: who moved the data must be able to tell.
+            values = f" (name = {here!r} here, {trained_with!r} there)" if field.name == "name" else ""
             raise ReleaseError(
-                f"{dataset.folder / 'schema.toml'}: {field.name} differs from the release's {SCHEMA}; "
+                f"{dataset.folder / 'schema.toml'}: {field.name} differs from the release's {SCHEMA}{values}; "
                 "use the data that the release was trained on, or pre-train anew"
             )
     _check_no_item_vanished(release, dataset)

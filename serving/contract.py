@@ -232,7 +232,7 @@ class Contract:
             _check_range(arrays, name, -MAX_TIMESTAMP_S, MAX_TIMESTAMP_S)
         for field in self.facets:
             if field.merged == "sum":
-                _check_not_negative(arrays, f"history.{field.name}")
+                check_not_negative(arrays, f"history.{field.name}")
 
     def _checked_lengths(self, arrays: Mapping[str, NDArray]) -> dict[Axis, int]:
         """Rows of every axis, from the two length inputs."""
@@ -277,7 +277,8 @@ def _check_range(
         raise RequestError(f"{name}[{row}]", values[row], f"it must be at least {low} and at most {upper}")
 
 
-def _check_not_negative(arrays: Mapping[str, NDArray], name: str) -> None:
+def check_not_negative(arrays: Mapping[str, NDArray], name: str) -> None:
+    """Raises RequestError unless the numbers of the input `name` are missing or at least 0."""
     values = arrays[name]
     wrong = (values < 0) & (values != NO_NUMBER)
     if wrong.any():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import MAX_EVENTS_BEFORE, NUM_ACTIONS, Contract, Field, Way
+from serving.contract import MAX_EVENTS_BEFORE, NUM_ACTIONS, Contract, Field, Way, check_not_negative
 from serving.merging import merge_values, run_starts
 from serving.raw_columns import Values, column, sequence, timestamps
 
@@ -178,6 +178,9 @@ def _history_columns(contract: Contract, raw: Mapping[str, Values]) -> dict[str,
 def _merged(contract: Contract, columns: Mapping[str, NDArray]) -> dict[str, NDArray]:
     starts = run_starts(columns["history.item_id"])
     ways: dict[str, Way] = {f"history.{facet.name}": facet.merged for facet in contract.facets}
+    for name, way in ways.items():
+        if way == "sum":  # which would hide a negative part
+            check_not_negative(columns, name)
     return {name: merge_values(values, starts, ways.get(name, "first")) for name, values in columns.items()}
 
 

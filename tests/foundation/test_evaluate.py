@@ -229,6 +229,9 @@ def test_a_release_of_another_schema_and_a_folder_without_data_are_named(release
         evaluate(EvaluateConfig(release, data))
     with pytest.raises(DataError, match=r"schema\.toml: not found"):
         evaluate(EvaluateConfig(release, tmp_path / "nothing"))
+    (data / "schema.toml").write_text("".join(schema.splitlines(keepends=True)[1:]))
+    with pytest.raises(ReleaseError, match=r"name differs .* \(name = 'data' here, '[^']+' there\)"):
+        evaluate(EvaluateConfig(release, data))
 
 
 def test_a_release_of_an_earlier_format_says_what_to_do(release, synthetic_folder, tmp_path):

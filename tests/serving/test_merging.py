@@ -102,9 +102,12 @@ def test_without_merging_everything_is_sent() -> None:
 
 
 def test_a_negative_duration_is_named() -> None:
-    arrays = wire_arrays(CONTRACT, [request_of([(1, 2.0), (2, -1.5)])])
+    plain = replace(CONTRACT, facets=CONTRACT.facets[:3], merge_adjacent=False)
+    arrays = wire_arrays(plain, [request_of([(1, 2.0), (2, -1.5)])])
     with pytest.raises(RequestError, match=r"history\.seconds\[1\] is -1\.5; it must be at least 0"):
-        CONTRACT.validate(arrays)
+        plain.validate(arrays)
+    with pytest.raises(RequestError, match=r"history\.seconds\[1\] is -1\.5; it must be at least 0"):
+        wire_arrays(CONTRACT, [request_of([(1, 2.0), (1, -1.5)])])  # not hidden in their sum
 
 
 def test_the_contract_says_how_facets_merge_and_keeps_it_as_json() -> None:
