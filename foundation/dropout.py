@@ -20,7 +20,8 @@ class Dropout(nn.Module):
 
     def __init__(self, share: float) -> None:
         super().__init__()
-        self.num_dropped = round(share * LEVELS)
+        # A share near 1 must not round to all of them: nothing would be left to scale.
+        self.num_dropped = min(round(share * LEVELS), LEVELS - 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as `x`."""

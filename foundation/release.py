@@ -254,6 +254,7 @@ def _facts(path: Path, tensors: dict[str, Tensor], tokenizer: Tokenizer, num_fea
     num_columns = max(1, sum(feature.max_values for feature in tokenizer.schema.item_features))
     rows = {name: tensors.get(f"{_TOWER}{name}", torch.zeros(0)) for name in ItemFacts._fields}
     shapes = {"feature_rows": (num_items, num_columns), "counts": (num_items,), "age_rows": (num_items,)}
+    shapes["content"] = (num_items, rows["content"].shape[-1])
     for name, shape in shapes.items():
         _check_shape(path, f"{_TOWER}{name}", tuple(rows[name].shape), shape)
     for name, num_rows in (("feature_rows", num_feature_rows), ("age_rows", tokenizer.num_facet_rows)):

@@ -10,19 +10,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from foundation.vocabulary import FIRST_KNOWN
-
 
 class Negatives(NamedTuple):
     """Item rows, shared by the step's tokens."""
 
     rows: Tensor  # [N] int64
     log_count: Tensor  # [N] float32, log of how often each one's row is expected among the N
-
-
-def uniform_negatives(num_rows: int, num_negatives: int, generator: torch.Generator) -> Tensor:
-    """`num_negatives` known item rows, int64, uniform with replacement over [2, num_rows)."""
-    return torch.randint(FIRST_KNOWN, num_rows, (num_negatives,), generator=generator)
 
 
 def draw_negatives(

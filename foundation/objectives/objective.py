@@ -40,16 +40,6 @@ class Targets(NamedTuple):
     pairs: Pairs | None  # of multi-token prediction
     labels: dict[str, Tensor]  # [T, K] int64 classes by name, of heads and intent
 
-    def to(self, device: torch.device | str) -> Targets:
-        """The same targets on `device`."""
-        return Targets(
-            self.item.to(device),
-            None if self.weight is None else self.weight.to(device),
-            self.sequence.to(device),
-            None if self.pairs is None else Pairs(*(each.to(device) for each in self.pairs)),
-            {name: each.to(device) for name, each in self.labels.items()},
-        )
-
 
 class SampledItems(NamedTuple):
     """What a sampled softmax compares with, where not the vectors of all items are at hand."""

@@ -40,3 +40,9 @@ def test_evaluation_and_a_share_of_nothing_change_nothing() -> None:
     x = torch.randn(13)
     assert Dropout(0.5).eval()(x) is x
     assert Dropout(0.0)(x) is x
+
+
+def test_a_share_near_one_keeps_finite_values() -> None:
+    y = Dropout(0.9999)(torch.ones(100_000))
+    assert y.isfinite().all()
+    assert set(y.unique().tolist()) == {0.0, 256.0}

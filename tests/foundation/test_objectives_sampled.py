@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foundation.objectives.negatives import draw_negatives, uniform_negatives
+from foundation.objectives.negatives import draw_negatives
 from foundation.objectives.softmax import items_of_sequences, next_item_loss, sampled_next_item_loss
 
 # Items by row: 0 and 1 special, then e1, e2, -e1, -e2; hidden states along e1: cosines 1, 0, -1, 0.
@@ -87,12 +87,16 @@ def test_items_of_sequences_equals_looking_one_by_one(tokens, rows):
     assert found.tolist() == expected
 
 
-def test_uniform_negatives_are_known_rows_and_seeded():
-    draw = uniform_negatives(6, 4000, torch.Generator().manual_seed(3))
-    assert torch.equal(draw, uniform_negatives(6, 4000, torch.Generator().manual_seed(3)))
+def test_uniform_negatives_are_candidates_and_seeded():
+    no_targets, candidates = torch.empty(0, dtype=torch.int64), torch.tensor([2, 3, 5])
+    draw, again = (
+        draw_negatives(3000, 0, no_targets, candidates, torch.Generator().manual_seed(3)).rows
+        for _ in range(2)
+    )
+    assert torch.equal(draw, again)
     counts = torch.bincount(draw, minlength=6)
-    assert counts[:2].sum() == 0
-    assert counts[2:].min() > 800
+    assert counts[candidates].min() > 800
+    assert counts[candidates].sum() == 3000
 
 
 def test_negatives_of_the_batch_are_its_targets_each_once():

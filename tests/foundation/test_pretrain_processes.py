@@ -18,6 +18,11 @@ SMALL = [
     *("--tokens-per-batch", "300"),
 ]
 RUN = [*SMALL, "--parts", "2", "--decoder.dropout", "0.3", "--epochs", "4", "--checkpoint-every", "5"]
+LEARNED = [
+    *("--decoder.num-layers", "2", "--layer-weight", "0.5", "--aggregation.tokens", "attention"),
+    *("--heads", "genres", "next.gap", "--intent.label", "device", "--signal.facet", "duration"),
+    *("--signal.scale", "0.001", "--signal.missing", "1", "--multi-token.horizon", "3"),
+]
 MODULE = ["-m", "foundation.pretrain"]
 
 
@@ -57,8 +62,9 @@ def _assert_same_weights(one: Path, other: Path) -> None:
 
 
 def test_one_process_and_two_take_the_same_steps(synthetic_folder, tmp_path):
-    ((one, _),) = _finish(_start(1, synthetic_folder, tmp_path / "one", RUN))
-    first, second = _finish(_start(2, synthetic_folder, tmp_path / "two", RUN))
+    options = [*RUN, *LEARNED]
+    ((one, _),) = _finish(_start(1, synthetic_folder, tmp_path / "one", options))
+    first, second = _finish(_start(2, synthetic_folder, tmp_path / "two", options))
     # Rank 0 alone reports.
     assert second[0] == ""
     assert "2 processes" in first[1]

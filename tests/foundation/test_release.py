@@ -164,6 +164,16 @@ def test_surplus_and_missing_tensors_are_named(copy, change, message):
         load_release(copy)
 
 
+@pytest.mark.parametrize("name", ["feature_rows", "counts", "age_rows", "content"])
+def test_a_catalogue_of_fewer_items_is_refused(copy, name):
+    tensors = load_file(copy / "model.safetensors")
+    tensors[f"item_tower.{name}"] = tensors[f"item_tower.{name}"][1:].clone()
+    save_file(tensors, copy / "model.safetensors")
+    _rehash(copy)
+    with pytest.raises(ReleaseError, match=f"tensor item_tower.{name} has shape"):
+        load_release(copy)
+
+
 def test_a_catalogue_row_out_of_range_is_refused(copy):
     tensors = load_file(copy / "model.safetensors")
     tensors["item_tower.feature_rows"][5, 0] = 1_000_000
