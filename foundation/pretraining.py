@@ -119,6 +119,7 @@ class Pretraining:
         shape = replace(config.model, intent_classes=0 if intent is None else intent.num_classes)
         model = build_model(shape, self.tokenizer, dataset)
         objective = Objective(config.objective, self.tokenizer, model)
+        self._check_targets(objective)
         self._sharded = self._sharded_trainer(model, objective)
         self.trainer = self._sharded or Trainer(model, objective, config.optim, self._plan())
         # Kept in checkpoints: sum of the epoch's losses so far, and of how many steps; tokens and seconds.
@@ -226,6 +227,16 @@ class Pretraining:
         if not len(last_events(self.dataset, self.events, VALIDATION).last_row):
             raise DataError(
                 f"{self.dataset.folder}: no event to validate on, which early stopping needs; set --patience 0"
+            )
+
+    def _check_targets(self, objective: Objective) -> None:
+        if objective.signal is None:
+            return
+        rows = np.flatnonzero(training_mask(self.dataset))
+        if not objective.signal.weights(self.events, rows).any():
+            raise DataError(
+                f"objective.signal gives all {len(rows)} training events a weight of 0; set --signal.values or "
+                "--signal.missing, or lower --signal.threshold"
             )
 
     @property

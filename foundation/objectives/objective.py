@@ -79,7 +79,7 @@ class Objective(nn.Module):
         self.config = config
         self._tokenizer = tokenizer
         self._feature_rows = model.item_tower.feature_rows.numpy()
-        self._signal = Signal(config.signal, tokenizer) if config.signal.facet else None
+        self.signal = Signal(config.signal, tokenizer) if config.signal.facet else None
         self.heads = build_heads(config.heads, tokenizer, model.config.decoder.width)
         self.intent = model.intent
         self._trains_layers = config.layer_weight > 0 and model.config.decoder.num_layers > 1
@@ -104,7 +104,7 @@ class Objective(nn.Module):
             stops: `[B]`, one past the last event of each sequence's profile that training may see, for multi-token
                 prediction; None: the sequence's own end.
         """
-        signal, rows = self._signal, span.rows
+        signal, rows = self.signal, span.rows
         labels = token_labels(self._labels, self._tokenizer, events, span, self._feature_rows)
         pairs = None
         if self.config.multi_token.horizon:

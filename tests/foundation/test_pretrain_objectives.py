@@ -95,9 +95,13 @@ def test_a_decoder_of_one_layer_takes_layer_wise_supervision(synthetic_folder, t
         (ObjectiveConfig(heads=("nonsense",)), "objective.heads names 'nonsense'"),
         (ObjectiveConfig(intent=IntentConfig("nonsense")), "objective.intent.label names 'nonsense'"),
         (ObjectiveConfig(signal=SignalConfig("device")), "objective.signal.facet is 'device'"),
+        (
+            ObjectiveConfig(signal=SignalConfig("duration", "mask", threshold=1e9)),
+            r"objective.signal gives all \d+ training events a weight of 0",
+        ),
     ],
 )
-def test_a_name_that_the_schema_lacks_binds_no_later_start(synthetic_folder, tmp_path, objective, named):
+def test_an_objective_that_the_data_refuse_binds_no_later_start(synthetic_folder, tmp_path, objective, named):
     out = tmp_path / "run"
     model = FoundationConfig(DecoderConfig(width=8, num_layers=1), WindowConfig(20, 5))
     with pytest.raises(DataError, match=named):
