@@ -4,8 +4,8 @@ Takes a tenth of the titles out of training altogether, pre-trains on what is le
 events are predicted: among the cold titles against popularity by genre, and what the measures for cold titles cost
 on warm ones. Two releases of one seed, size and number of epochs:
 
-    full    ids hidden from training steps at the rate at which held-out events meet a cold title; with --content,
-            content embeddings
+    full    ids hidden from training steps at the rate at which validation profiles' events meet a cold title;
+            with --content, content embeddings
     plain   no id hidden, no content embedding: the same model with no measure for cold titles
 
 Tested are events of held-out profiles, none of which is in training, from their full history, cold titles included.
@@ -55,8 +55,8 @@ class ColdTitlesConfig:
         share: of the titles to take out of training.
         content: give "full" content embeddings of titles and metadata; needs requirements/content.txt.
         genres: name of the item feature that popularity is counted by.
-        masked_share: of the ids that training steps of "full" hide; negative: as often as tested profiles' events
-            meet a cold title.
+        masked_share: of the ids that training steps of "full" hide; negative: as often as validation profiles'
+            events meet a cold title.
         epochs: of each pre-training run.
         width: of the decoder.
         layers: of the decoder.
@@ -122,10 +122,13 @@ def measure(config: ColdTitlesConfig, stations: Stations) -> Document:
     is_cold = draw_titles(dataset.num_items, config.share, config.seed)
     data = _derive(config, dataset, is_cold, stations)
     role = TEST if config.role == "test" else VALIDATION
-    is_tested = np.repeat(profile_roles(dataset) == role, np.diff(dataset.offsets))
+    role_of_event = np.repeat(profile_roles(dataset), np.diff(dataset.offsets))
+    is_tested = role_of_event == role
     tested = draw_tested(dataset, is_tested, is_cold, config.max_events, config.seed)
     cold_share = float(is_cold[item_rows(dataset)[is_tested]].mean())
-    masked_share = round(cold_share if config.masked_share < 0 else config.masked_share, 4)
+    # What is hidden in training must not be chosen by what is tested.
+    measured = float(is_cold[item_rows(dataset)[role_of_event == VALIDATION]].mean())
+    masked_share = round(measured if config.masked_share < 0 else config.masked_share, 4)
     releases = {
         "full": load_release(_pretrain(config, stations, "full", data["full"], masked_share)),
         "plain": load_release(_pretrain(config, stations, "plain", data["plain"], 0.0)),

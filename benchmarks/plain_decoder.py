@@ -11,6 +11,7 @@ marker), M valid tokens, D width, H heads, K head width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -44,12 +45,17 @@ class Window(NamedTuple):
     targets: Tensor  # [L] int64, item row of the event itself
 
 
-def rotate(x_BHSK: Tensor) -> Tensor:
-    """Rotary positions 0 .. S - 1 (RoFormer, arXiv 2104.09864), pairs (i, i + K / 2)."""
-    length, head_width = x_BHSK.shape[-2:]
+@cache
+def rotary_tables(length: int, head_width: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines `[S, K]` of positions 0 .. S - 1 (RoFormer, arXiv 2104.09864)."""
     frequencies = 10_000.0 ** (-torch.arange(0, head_width, 2) / head_width)
     angles = torch.outer(torch.arange(length), frequencies)
-    cos, sin = torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((angles.sin(),) * 2, dim=-1)
+    return torch.cat((angles.cos(),) * 2, dim=-1), torch.cat((angles.sin(),) * 2, dim=-1)
+
+
+def rotate(x_BHSK: Tensor) -> Tensor:
+    """Turns pairs (i, i + K / 2) by their positions."""
+    cos, sin = rotary_tables(*x_BHSK.shape[-2:])
     first, second = x_BHSK.chunk(2, dim=-1)
     return x_BHSK * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -187,8 +193,8 @@ class PlainModel(nn.Module):
     def __init__(self, config: PlainConfig, weights: dict[str, Tensor]) -> None:
         super().__init__()
         self.config = config
-        self.facet_embedding = nn.Embedding(
-            len(weights["facet_embedding.weight"]), config.width, padding_idx=0
+        self.facet_embedding = nn.EmbeddingBag(
+            len(weights["facet_embedding.weight"]), config.width, mode="sum", padding_idx=0
         )
         self.item_tower = PlainItemTower(weights, config.width)
         self.decoder = PlainDecoder(config)
@@ -218,9 +224,14 @@ class PlainModel(nn.Module):
         if self.config.age_column is None:
             before_BSD = F.embedding(item_ids, vectors_ID)
         else:
-            parts = (F.embedding(item_ids, each) for each in (ids, semantic, by_count))
-            before_BSD = tower.mix(*parts, facet_ids[..., self.config.age_column])
-        x_BSD = self.facet_embedding(facet_ids).sum(dim=2) + before_BSD
+            before_BSD = tower.mix(
+                F.embedding(item_ids, ids),
+                F.embedding(item_ids, semantic),
+                F.embedding(item_ids, by_count),
+                facet_ids[..., self.config.age_column],
+            )
+        facets_BSD = self.facet_embedding(facet_ids.flatten(0, 1)).view(*item_ids.shape, -1)
+        x_BSD = facets_BSD + before_BSD
         hidden_BSD = self.decoder(x_BSD)
         classes = self.class_of_item[targets]
         valid = classes >= 0  # padding is item 0, which has no class

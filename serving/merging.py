@@ -8,12 +8,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import NO_NUMBER, Way
+from serving.contract import NO_NUMBER, RequestError, Way
 
 
 def run_starts(item_id: NDArray[np.int64]) -> NDArray[np.int64]:
     """Rows at which a merged event begins, int64 `[r]`, of raw item ids `[n]`, oldest first."""
     return np.flatnonzero(np.append(True, item_id[1:] != item_id[:-1])[: len(item_id)])
+
+
+def check_merged(item_id: NDArray[np.int64], lengths: NDArray) -> None:
+    """Refuses histories whose adjacent events on one item were not merged by the caller.
+
+    Args:
+        item_id: raw ids of all requests' events, laid end to end.
+        lengths: events of each request.
+
+    Raises:
+        RequestError: names the second of the first two.
+    """
+    of_request = np.repeat(np.arange(len(lengths)), lengths)
+    again = (item_id[1:] == item_id[:-1]) & (of_request[1:] == of_request[:-1])
+    if again.any():
+        row = int(again.argmax()) + 1
+        problem = "it is the item before it; merge adjacent events on one item, as this model was trained on"
+        raise RequestError(f"history.item_id[{row}]", item_id[row], problem)
 
 
 def merge_values(values: NDArray, starts: NDArray[np.int64], way: Way) -> NDArray:

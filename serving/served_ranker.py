@@ -16,6 +16,7 @@ from torch import Tensor
 from ranker.feature_files import load_features
 from serving.contract import Contract
 from serving.kernels.interaction import ops  # noqa: F401  # registers the operator in the candidate graph
+from serving.merging import check_merged
 from serving.model_folder import (
     CANDIDATE_PROGRAM,
     CANDIDATE_WEIGHTS,
@@ -51,5 +52,7 @@ class ServedRanker:
             RequestError: the arrays break the contract.
         """
         self.contract.validate(arrays)
+        if self.contract.merge_adjacent:
+            check_merged(arrays["history.item_id"], arrays["history_lengths"])
         inputs, candidates = model_inputs(self.contract, self._features, arrays)
         return self._candidate(self._profile(*inputs), *candidates)

@@ -15,7 +15,7 @@ from foundation.merging import run_starts as stored_starts
 from foundation.schema import Columns, Facet, Schema
 from foundation.window import window_start
 from serving.contract import NO_NUMBER, Contract, Field, Limits, RequestError, Way
-from serving.merging import merge_values, run_starts
+from serving.merging import check_merged, merge_values, run_starts
 from serving.rank_request import History, RankRequest, wire_arrays
 from serving.wire import facet_fields
 
@@ -124,3 +124,16 @@ def test_the_contract_says_how_facets_merge_and_keeps_it_as_json() -> None:
     )
     assert facet_fields(schema) == CONTRACT.facets
     assert Contract.from_json(CONTRACT.to_json()) == CONTRACT
+
+
+def test_unmerged_neighbours_are_refused_within_a_request_alone() -> None:
+    check_merged(np.array([1, 2, 2, 1]), np.array([2, 2]))
+    check_merged(np.array([], dtype=np.int64), np.array([0, 0]))
+    with pytest.raises(RequestError, match=r"history\.item_id\[2\].*2.*merge adjacent events"):
+        check_merged(np.array([1, 2, 2, 1]), np.array([3, 1]))
+
+
+@given(ACTIONS)
+def test_what_the_client_sends_is_merged(actions: list[tuple[int, float | None]]) -> None:
+    arrays = wire_arrays(CONTRACT, [request_of(actions)])
+    check_merged(arrays["history.item_id"], arrays["history_lengths"])
