@@ -135,7 +135,8 @@ def test_the_releases_differ_in_what_helps_cold_titles_alone(
     records = [json.loads((out / name / "run.json").read_text()) for name in of]
     full, plain = records
     assert plain["objective"]["masked_share"] == 0
-    place = {item: row for row, item in enumerate(synthetic_dataset.catalogue.item_id.tolist())}
+    known = synthetic_dataset.catalogue.item_id.tolist()
+    place = {item: row for row, item in enumerate(known, start=FIRST_KNOWN)}
     roles = np.repeat(profile_roles(synthetic_dataset), np.diff(synthetic_dataset.offsets))
     untested = synthetic_dataset.events.item_id[roles == VALIDATION].tolist()
     share = np.mean([is_cold[place[item]] for item in untested])
