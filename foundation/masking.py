@@ -51,7 +51,8 @@ def mask_context(
 ) -> None:
     """Takes from about `share` of the tokens, in place, what is known as their event begins.
 
-    So a request without time and context has a defined representation, whatever it is used for.
+    So a request without time and context has a defined representation, whatever it is used for. (The biases of
+    "hstu" blocks read times beside the facets, and are not masked.)
 
     Args:
         facet_ids: `[T, F]`.

@@ -132,7 +132,10 @@ class Report:
         """One optimizer step (from 0): its loss, time and packed tokens."""
         self.progress.step(step + 1, loss, seconds, tokens=tokens)
         if step % STEPS_PER_CURVE_POINT == 0:
-            self.curves.add_scalar("training/loss", loss, step)
+            for name, value in self.run.trainer.losses.items():
+                self.curves.add_scalar(
+                    f"training/loss_{name}" if name != "item" else "training/loss", value, step
+                )
             self.curves.add_scalar("training/learning_rate", self.run.trainer.learning_rate(step), step)
             self.curves.add_scalar("training/tokens_per_s", self.progress.rates()["tokens"], step)
 

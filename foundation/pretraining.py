@@ -96,7 +96,7 @@ class Pretraining:
 
     Attributes:
         steps_before: optimizer steps before each epoch, and at last of all.
-        padding_share: of the dense grids that attention works on, over the first epoch.
+        padding_share: of the dense grids that attention works on, over the whole run.
         validation: figures after each epoch done.
     """
 
@@ -113,7 +113,8 @@ class Pretraining:
             )
         self._check_validation()
         self.steps_before = np.cumsum([0, *(len(self.batches(epoch)) for epoch in range(config.epochs))])
-        self.padding_share = padding_share(self.batches(0), config.batch.parts)
+        every = (batch for epoch in range(config.epochs) for batch in self.batches(epoch))
+        self.padding_share = padding_share(every, config.batch.parts)
         torch.manual_seed(config.seed)
         intent = intent_label(config.objective, self.tokenizer)
         shape = replace(config.model, intent_classes=0 if intent is None else intent.num_classes)

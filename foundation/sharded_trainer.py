@@ -111,7 +111,7 @@ class ShardedTrainer(Trainer):
         facet_ids, item_ids = tokenizer.assemble(events, span.rows, span.previous)
         mask_context(facet_ids, tokenizer.request_columns, self.objective.config.masked_context, rng)
         counts = self.model.item_tower.counts
-        targets = self.objective.targets(events, span, self.plan.histories.ends(windows.starts))
+        targets = self.objective.targets(events, span, self.plan.histories.of(windows.starts))
         generator = torch.Generator().manual_seed(negatives_seed)
         return _Part(
             span,

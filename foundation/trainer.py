@@ -122,7 +122,7 @@ class Trainer:
             items.vectors,
             counts > 0,
             model.config.temperature,
-            objective.targets(events, span, self.plan.histories.ends(windows.starts)),
+            objective.targets(events, span, self.plan.histories.of(windows.starts)),
             torch.default_generator,
         )
         losses.total.backward()

@@ -67,10 +67,10 @@ class TrainingHistories(NamedTuple):
     first_row: NDArray[np.int64]  # [W], row of the profile's first event in the dataset
     num_events: NDArray[np.int64]  # [W], events before the cut, at least 1
 
-    def ends(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """One past the last event that may be learned from, of the profiles that event rows `[B]` belong to."""
+    def of(self, rows: NDArray[np.int64]) -> Batch:
+        """All events that may be learned from, of the profiles that event rows `[B]` belong to."""
         profile = np.searchsorted(self.first_row, rows, side="right") - 1
-        return self.first_row[profile] + self.num_events[profile]
+        return Batch(self.first_row[profile], self.first_row[profile] + self.num_events[profile])
 
 
 class Batch(NamedTuple):

@@ -103,7 +103,7 @@ class ObjectiveConfig:
             or "mixed", half of each.
         num_negatives: negatives per step of the sampled softmax, shared by the step's tokens.
         log_q: corrects the negatives' logits for how often they are drawn.
-        mask_profile: items that occur anywhere in a sequence are no negatives of its tokens.
+        mask_profile: items of a profile's training events are no negatives of its tokens.
         masked_share: of the items that a step treats as never seen; negative: as many as the data's newest tenth
             of events meets (`masking.cold_share`).
         masked_context: of the tokens that are shown without what is known as their event begins.

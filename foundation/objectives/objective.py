@@ -21,11 +21,12 @@ from foundation.objectives.layer_wise import layer_wise_loss
 from foundation.objectives.multi_token import Pairs, event_pairs
 from foundation.objectives.negatives import Negatives, draw_negatives
 from foundation.objectives.signal import Signal
-from foundation.objectives.softmax import item_set_loss, next_item_loss, sampled_next_item_loss
+from foundation.objectives.softmax import ProfileItems, item_set_loss, next_item_loss, sampled_next_item_loss
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds
+from foundation.training_batches import Batch
 from foundation.vocabulary import FIRST_KNOWN
-from foundation.window import Span
+from foundation.window import Span, span_rows
 
 IN_BATCH_SHARE = {"uniform": 0.0, "in_batch": 1.0, "mixed": 0.5}
 """Of the negatives, by the configuration's word for them."""
@@ -36,7 +37,7 @@ class Targets(NamedTuple):
 
     item: Tensor  # [T] int64, item row of each token's event; below 2 is none
     weight: Tensor | None  # [T] float32, the event's signal; None: 1
-    sequence: Tensor  # [T] int64
+    profiles: ProfileItems | None  # of a sampled softmax
     pairs: Pairs | None  # of multi-token prediction
     labels: dict[str, Tensor]  # [T, K] int64 classes by name, of heads and intent
 
@@ -95,25 +96,26 @@ class Objective(nn.Module):
         layers, intent = ("layers",) * self._trains_layers, ("intent",) * (self.intent is not None)
         return ("item", *layers, *intent, *heads)
 
-    def targets(self, events: EventIds, span: Span, stops: NDArray[np.int64] | None = None) -> Targets:
+    def targets(self, events: EventIds, span: Span, profiles: Batch | None = None) -> Targets:
         """Targets of a batch's tokens.
 
         Args:
             events: looked-up events of the dataset.
             span: the batch's tokens; token t is of event `span.rows[t]` and predicts it.
-            stops: `[B]`, one past the last event of each sequence's profile that training may see, for multi-token
-                prediction; None: the sequence's own end.
+            profiles: all events that training may see of each sequence's profile, for multi-token prediction and the
+                masks of a sampled softmax; None: the sequence's own.
         """
         signal, rows = self.signal, span.rows
         labels = token_labels(self._labels, self._tokenizer, events, span, self._feature_rows)
         pairs = None
         if self.config.multi_token.horizon:
-            ends = span_ends(span) if stops is None else stops
+            ends = span_ends(span) if profiles is None else profiles.stops
             pairs = event_pairs(self.config.multi_token, events, span, ends, signal)
+        masks = self.config.softmax == "sampled" and self.config.mask_profile
         return Targets(
             item=torch.from_numpy(events.item[rows]),
             weight=None if signal is None else torch.from_numpy(signal.weights(events, rows)),
-            sequence=torch.from_numpy(np.repeat(np.arange(len(span.lengths)), span.lengths)),
+            profiles=_profile_items(events, span, profiles) if masks else None,
             pairs=pairs,
             labels={name: torch.from_numpy(classes) for name, classes in labels.items()},
         )
@@ -210,7 +212,7 @@ class Objective(nn.Module):
             temperature,
             negatives.rows,
             negatives.log_count if config.log_q else None,
-            targets.sequence if config.mask_profile else None,
+            targets.profiles,
             weights_T,
             rows,
         )
@@ -224,6 +226,14 @@ def intent_label(config: ObjectiveConfig, tokenizer: Tokenizer) -> LabelColumns 
     """
     name = config.intent.label
     return resolve_label(name, tokenizer, "intent.label", own_request=True) if name else None
+
+
+def _profile_items(events: EventIds, span: Span, profiles: Batch | None) -> ProfileItems:
+    whole = span if profiles is None else span_rows(profiles.starts, profiles.stops)
+    sequence_T, sequence_P = (
+        torch.from_numpy(np.repeat(np.arange(len(each.lengths)), each.lengths)) for each in (span, whole)
+    )
+    return ProfileItems(sequence_T, sequence_P, torch.from_numpy(events.item[whole.rows]))
 
 
 def _target_weights(targets: Targets, competes_I: Tensor | None) -> Tensor:

@@ -8,6 +8,8 @@ Every loss is a sum and comes with its number of targets, so that processes can 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,14 @@ from foundation.linear_cross_entropy import linear_cross_entropy, soft_cross_ent
 from foundation.model import unit
 from foundation.objectives.multi_token import Pairs
 from foundation.vocabulary import FIRST_KNOWN
+
+
+class ProfileItems(NamedTuple):
+    """All items of the profiles of a batch: no negatives of their tokens."""
+
+    sequence_T: Tensor  # [T] int64, which sequence each token is of
+    sequence_P: Tensor  # [P] int64, every sequence at least once
+    item_P: Tensor  # [P] int64, item rows of that sequence's profile
 
 
 def next_item_loss(
@@ -86,15 +96,15 @@ def sampled_next_item_loss(
     temperature: float,
     negatives_N: Tensor,
     log_count_N: Tensor | None = None,
-    sequence_T: Tensor | None = None,
+    profiles: ProfileItems | None = None,
     weights_T: Tensor | None = None,
     rows_U: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The loss of `next_item_loss` with the softmax taken over the target and the given negatives alone.
 
     A negative that is a token's own target is masked for that token, so that no item is its own negative; with
-    `sequence_T`, so is every item that is a target anywhere in the token's sequence: what a profile went to
-    before or later is not what it turned down. (Inputs are the targets of the tokens before them.)
+    `profiles`, so is every item of the token's profile: what a profile went to before or later is not what it
+    turned down.
 
     Args:
         hidden_TD, item_vectors_ID, targets_T, temperature, weights_T: as in `next_item_loss`.
@@ -102,7 +112,7 @@ def sampled_next_item_loss(
         log_count_N: log of how often each one's row is expected among the N. It is subtracted from the negatives'
             logits (logQ correction): they then add to the partition what all items would, in expectation. The
             target is not sampled and not corrected (arXiv 2507.09331). None: no correction.
-        sequence_T: int64, the sequence of each token; None: only the own target is masked.
+        profiles: items of each token's profile; None: only the own target is masked.
         rows_U: int64, ascending, the item rows that the vectors are of, targets and negatives among them; None:
             all rows. So a table that is spread over processes need not be gathered whole.
 
@@ -121,9 +131,9 @@ def sampled_next_item_loss(
     if log_count_N is not None:
         negative_MN = negative_MN - log_count_N.to(negative_MN.dtype)
     masked_MN = targets_M[:, None] == negatives_N
-    if sequence_T is not None and len(sequence_T):
-        of_sequence_BN = items_of_sequences(sequence_T, targets_T, negatives_N)
-        masked_MN = masked_MN | of_sequence_BN.index_select(0, sequence_T.index_select(0, kept_M))
+    if profiles is not None and len(profiles.sequence_P):
+        of_sequence_BN = items_of_sequences(profiles.sequence_P, profiles.item_P, negatives_N)
+        masked_MN = masked_MN | of_sequence_BN.index_select(0, profiles.sequence_T.index_select(0, kept_M))
     negative_MN = negative_MN.masked_fill(masked_MN, float("-inf"))
     total_M = torch.logsumexp(torch.cat([positive_M[:, None], negative_MN], dim=1), dim=1)
     losses_M = total_M - positive_M
@@ -132,21 +142,21 @@ def sampled_next_item_loss(
     return losses_M.sum(), _count(kept_M)
 
 
-def items_of_sequences(sequence_T: Tensor, items_T: Tensor, rows_N: Tensor) -> Tensor:
+def items_of_sequences(sequence_P: Tensor, item_P: Tensor, rows_N: Tensor) -> Tensor:
     """Bool `[B, N]`: whether item row n occurs among the items of sequence b.
 
     Args:
-        sequence_T: int64, from 0; at least one token.
-        items_T: int64 item rows of the tokens.
+        sequence_P: int64, from 0; at least one token.
+        item_P: int64 item rows of the tokens.
         rows_N: int64 item rows to look for, repeats allowed.
     """
-    num_sequences = int(sequence_T.max()) + 1
+    num_sequences = int(sequence_P.max()) + 1
     distinct_U, place_N = torch.unique(rows_N, return_inverse=True)
-    place_T = torch.searchsorted(distinct_U, items_T).clamp_max(max(0, len(distinct_U) - 1))
+    place_P = torch.searchsorted(distinct_U, item_P).clamp_max(max(0, len(distinct_U) - 1))
     found_BU = torch.zeros(num_sequences, len(distinct_U), dtype=torch.bool, device=rows_N.device)
     if len(distinct_U):
-        hit = distinct_U[place_T] == items_T
-        found_BU[sequence_T[hit], place_T[hit]] = True
+        hit = distinct_U[place_P] == item_P
+        found_BU[sequence_P[hit], place_P[hit]] = True
     return found_BU[:, place_N]
 
 

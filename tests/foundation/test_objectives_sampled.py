@@ -10,7 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foundation.objectives.negatives import draw_negatives
-from foundation.objectives.softmax import items_of_sequences, next_item_loss, sampled_next_item_loss
+from foundation.objectives.softmax import (
+    ProfileItems,
+    items_of_sequences,
+    next_item_loss,
+    sampled_next_item_loss,
+)
 
 # Items by row: 0 and 1 special, then e1, e2, -e1, -e2; hidden states along e1: cosines 1, 0, -1, 0.
 ITEMS = torch.tensor([[9.0, 9.0], [9.0, 9.0], [2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -52,10 +57,19 @@ def test_a_negative_that_is_the_target_is_masked():
 def test_items_of_the_same_sequence_are_no_negatives_by_hand():
     targets, negatives = torch.tensor([2, 3, 5]), torch.tensor([3, 4])
     sequence = torch.tensor([0, 0, 1])
-    loss, _ = sampled_next_item_loss(HIDDEN, ITEMS, targets, 0.5, negatives, sequence_T=sequence)
+    profiles = ProfileItems(sequence, sequence, targets)
+    loss, _ = sampled_next_item_loss(HIDDEN, ITEMS, targets, 0.5, negatives, profiles=profiles)
     # Tokens 0 and 1 lose negative 3, which their sequence went to; token 2 keeps both.
     by_hand = (math.log(E1 + E2) - 2) + math.log(1 + E2) + math.log(1 + 1 + E2)
     assert loss.item() == pytest.approx(by_hand)
+
+
+def test_items_of_a_profile_outside_its_window_are_no_negatives_by_hand():
+    targets, negatives = torch.tensor([2, 3]), torch.tensor([4])
+    profiles = ProfileItems(torch.tensor([0, 1]), torch.tensor([0, 0, 1]), torch.tensor([4, 2, 3]))
+    loss, _ = sampled_next_item_loss(HIDDEN[:2], ITEMS, targets, 0.5, negatives, profiles=profiles)
+    # Profile 0 went to item 4 before its window: its token has no negative left, and so no loss.
+    assert loss.item() == pytest.approx(math.log(1 + E2))
 
 
 def test_log_counts_by_hand():
