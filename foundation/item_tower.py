@@ -143,7 +143,8 @@ class ItemTower(nn.Module):
         semantic = self.feature_embedding(feature_rows)
         if self.content_projection is not None:
             semantic = semantic + self.content_projection(content)
-        age_logits = self.age_gate.weight.squeeze(1)
+        # A sum, not a view: a view of a weight keeps asking for gradients where none are recorded.
+        age_logits = self.age_gate.weight.sum(dim=1)
         count_logits = self.count_gate.weight.squeeze(1).index_select(0, count_bucket(counts))
         gates = torch.sigmoid(count_logits + age_logits.index_select(0, age_rows))
         difference = ids - semantic

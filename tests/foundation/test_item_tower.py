@@ -157,3 +157,8 @@ def test_a_masked_context_loses_all_of_it_and_nothing_else():
     assert masked.mean() == pytest.approx(0.1, abs=0.03)
     np.testing.assert_array_equal(facet_ids[~masked], before[~masked])
     np.testing.assert_array_equal(facet_ids[:, [0, 3]], before[:, [0, 3]])
+
+
+def test_vectors_made_without_gradients_ask_for_none(tower):
+    with torch.no_grad():
+        assert not any(each.requires_grad for each in tower())
