@@ -28,7 +28,7 @@ from foundation.manifest import training_data_of
 from foundation.pretraining import PretrainConfig, Pretraining
 from foundation.progress import Progress
 from foundation.release import read_manifest, save_release
-from foundation.run_record import data_hash, keep_record
+from foundation.run_record import RECORD, data_hash, keep_record
 
 STEPS_PER_CURVE_POINT = 10
 
@@ -51,6 +51,11 @@ def pretrain(config: PretrainConfig) -> dict[str, Any]:
         del settings[irrelevant]
     release = config.out / "release"
     is_finished = bool(first_rank_says(release.exists()))
+    if is_finished and not first_rank_says((config.out / RECORD).exists()):
+        raise DataError(
+            f"{release}: is there already, and no {RECORD} beside it says what it was trained with; "
+            "choose another --out"
+        )
     # Before the record: settings that the data refuse must not bind the start that sets them right.
     run = None if is_finished else Pretraining(config, dataset)
     keep_record(config.out, settings)

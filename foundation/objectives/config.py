@@ -57,7 +57,8 @@ class IntentConfig:
     """An intent is predicted first, and its expected embedding helps to predict the item (`intent.py`).
 
     Attributes:
-        label: what the intent is, named as heads are; a *where* facet of the event itself will do too. Empty: off.
+        label: what the intent is, named as heads are; a *when* or *where* facet of the event itself will do too.
+            Empty: off.
         weight: of its cross entropy against the item's loss.
     """
 

@@ -141,6 +141,15 @@ def test_a_finished_run_does_nothing_but_say_so(synthetic_folder, tmp_path, caps
     assert "this run is finished" in capsys.readouterr().out
 
 
+def test_a_release_that_no_run_left_there_is_not_taken_for_a_finished_run(synthetic_folder, tmp_path):
+    config = _config(synthetic_folder, tmp_path)
+    pretrain(config)
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(DataError, match=r"release: is there already, and no run\.json"):
+        pretrain(replace(config, seed=1))
+    assert not (tmp_path / "run.json").exists()
+
+
 def test_a_run_killed_between_its_last_step_and_its_release_makes_up_for_it(
     synthetic_folder, tmp_path, monkeypatch
 ):
