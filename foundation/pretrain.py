@@ -160,7 +160,10 @@ class Report:
 
 def main() -> None:
     """The command."""
-    config = tyro.cli(PretrainConfig, prog="python -m foundation.pretrain")
+    try:
+        config = tyro.cli(PretrainConfig, prog="python -m foundation.pretrain")
+    except ValueError as error:  # a setting out of range; tyro itself says so of some
+        raise DataError(str(error)) from None
     is_sharded = config.item_table.items == "sharded"
     with library_notices_off(), process_group(alone=is_sharded) as (rank, _):
         try:

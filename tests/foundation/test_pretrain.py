@@ -209,6 +209,9 @@ def test_user_errors_are_one_line_and_exit_2(tmp_path):
     process = _run(tmp_path, tmp_path / "out", "--epochs", "0")
     assert process.returncode == 2
     assert "epochs is 0; it must be at least 1" in process.stderr
+    process = _run(tmp_path, tmp_path / "out", "--latest-share", "2")
+    assert process.returncode == 2
+    assert process.stderr.splitlines() == ["error: latest_share is 2.0; it must be in [0, 1]"]
 
 
 def test_the_learning_rate_warms_up_and_falls_to_nothing():
