@@ -33,14 +33,15 @@ class BatchConfig:
 
     Attributes:
         tokens_per_batch: packed tokens of a training step, to within one window.
-        parts: a step is worked on in so many parts, which processes share; a multiple of their number.
+        parts: a step is worked on in so many parts, which processes share; a multiple of their number. Fewer are
+            faster.
         latest_share: of an epoch's profiles that show their latest window instead of one somewhere in their
             history.
         progressive: windows (events) of equal shares of the epochs, growing; empty for the model's window.
     """
 
     tokens_per_batch: int = 3_000
-    parts: int = 2
+    parts: int = 1
     latest_share: float = 0.0
     progressive: tuple[int, ...] = ()
 

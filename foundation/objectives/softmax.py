@@ -166,7 +166,9 @@ def _keys(item_vectors_ID: Tensor, competes_I: Tensor | None) -> tuple[Tensor, T
         return unit(item_vectors_ID[FIRST_KNOWN:]), None
     competes_I = competes_I.clone()
     competes_I[:FIRST_KNOWN] = False
-    return unit(item_vectors_ID[competes_I]), competes_I.long().cumsum(0) - 1
+    # index_select, not a mask: on a CPU its backward is several times faster.
+    rows_J = torch.nonzero(competes_I).squeeze(1)
+    return unit(item_vectors_ID.index_select(0, rows_J)), competes_I.long().cumsum(0) - 1
 
 
 def is_target(items: Tensor, competes_I: Tensor | None) -> Tensor:
