@@ -51,7 +51,7 @@ class HeadsConfig:
     """
 
     out: Path | None = None
-    profiles: int = 1_500
+    profiles: int = 4_000
     items: int = 300
     sessions: int = 25
     world_seed: int = 0
@@ -64,9 +64,9 @@ class HeadsConfig:
         "languages",
         "genres",
     )
-    head_weight: float = 0.1
+    head_weight: float = 0.02
     seeds: int = 3
-    epochs: int = 12
+    epochs: int = 6
     width: int = 64
     layers: int = 2
 
