@@ -22,6 +22,7 @@ from foundation.window import span_rows
 WIDTH = 8
 EVERYTHING = {
     "layer_weight": 0.5,
+    "head_weight": 0.1,
     "heads": ("duration", "genres", "next.device", "next.gap"),
     "intent": IntentConfig("action", weight=0.3),
     "signal": SignalConfig("duration", scale=0.1 / 60, missing=1.0),
