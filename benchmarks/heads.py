@@ -64,7 +64,7 @@ class HeadsConfig:
         "languages",
         "genres",
     )
-    head_weight: float = 0.02
+    head_weight: float = 0.005
     seeds: int = 3
     epochs: int = 6
     width: int = 64

@@ -123,7 +123,7 @@ class ObjectiveConfig:
     mask_profile: bool = True
     layer_weight: float = 0.0
     heads: tuple[str, ...] = ()
-    head_weight: float = 0.02
+    head_weight: float = 0.005
     intent: IntentConfig = field(default_factory=IntentConfig)
     signal: SignalConfig = field(default_factory=SignalConfig)
     multi_token: MultiTokenConfig = field(default_factory=MultiTokenConfig)
