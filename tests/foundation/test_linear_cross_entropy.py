@@ -18,7 +18,7 @@ BOUND = 20.0
 
 
 def vectors(num_rows: int, seed: int, scale: float = 1.0) -> Tensor:
-    rows = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(seed))
+    rows = torch.randn(num_rows, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return (F.normalize(rows, dim=1) * scale).requires_grad_()
 
 
@@ -32,14 +32,14 @@ def gradients(loss: Tensor, *of: Tensor) -> tuple[Tensor, ...]:
 def test_equals_cross_entropy_on_whole_logits(bound, num_tokens: int, num_items: int, rows: int) -> None:
     q, k = vectors(num_tokens, 0, BOUND), vectors(num_items, 1)
     targets = torch.arange(num_tokens) % num_items
-    weights = torch.linspace(0.0, 2.0, num_tokens)
+    weights = torch.linspace(0.0, 2.0, num_tokens, dtype=torch.float64)
     expected = (F.cross_entropy(q @ k.T, targets, reduction="none") * weights).sum()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunked, "LOGITS_PER_CHUNK", rows * num_items)
         found = linear_cross_entropy(q, k, targets, weights, bound)
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
         for ours, theirs in zip(gradients(found, q, k), gradients(expected, q, k), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_large_logits_do_not_overflow_where_no_bound_is_known() -> None:
@@ -61,19 +61,19 @@ def test_soft_targets_equal_the_sum_over_pairs(pairs: list[tuple[int, int, float
     q, k = vectors(6, 2, BOUND), vectors(9, 3)
     token = torch.tensor([pair[0] for pair in pairs], dtype=torch.int64)
     item = torch.tensor([pair[1] for pair in pairs], dtype=torch.int64)
-    weight = torch.tensor([pair[2] for pair in pairs])
+    weight = torch.tensor([pair[2] for pair in pairs], dtype=torch.float64)
     expected = -((q @ k.T).log_softmax(dim=1)[token, item] * weight).sum()
     found = soft_cross_entropy(q, k, token, item, weight, BOUND)
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
     for ours, theirs in zip(gradients(found, q, k), gradients(expected, q, k), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
 def test_nothing_of_size_tokens_by_items_is_kept() -> None:
     q, k = vectors(500, 4), vectors(400, 5)
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
-        log_partition(q, k, torch.ones(500))
+        log_partition(q, k, torch.ones(500, dtype=torch.float64))
     assert max(kept) <= 500 * 8
 
 
@@ -82,3 +82,13 @@ def test_no_token_gives_no_loss() -> None:
     loss = linear_cross_entropy(q, k, torch.empty(0, dtype=torch.int64))
     assert loss.item() == 0
     assert not gradients(loss, k)[0].any()
+
+
+@pytest.mark.parametrize("bound", [BOUND, None])
+def test_single_precision_is_as_good_as_torch_s(bound) -> None:
+    q, k = (each.detach().float().requires_grad_() for each in (vectors(300, 7, BOUND), vectors(200, 8)))
+    targets = torch.arange(300) % 200
+    exact = gradients(F.cross_entropy(q.double() @ k.double().T, targets, reduction="sum"), q, k)
+    found = gradients(linear_cross_entropy(q, k, targets, bound=bound), q, k)
+    for ours, truth in zip(found, exact, strict=True):
+        assert (ours - truth).abs().max() <= 1e-5 * truth.abs().max()

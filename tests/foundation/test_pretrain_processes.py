@@ -100,15 +100,24 @@ def test_torchrun_runs_it_and_parts_that_processes_cannot_share_are_refused(synt
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", *MODULE]
     command = [*launcher, "--data", str(synthetic_folder), "--out", str(tmp_path), *SMALL, "--epochs", "1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    refused = subprocess.run(
-        [*command, "--parts", "3"], env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+
+    def run_in(parts: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, "--parts", parts],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    refused = run_in("3")
     assert refused.returncode != 0
     said = [line for line in refused.stderr.splitlines() if line.startswith("error:")]
     assert len(said) == 1
     assert "batch.parts is 3 and there are 2 processes" in said[0]
     assert not (tmp_path / "run.json").exists()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = run_in("2")
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 1
     assert json.loads(done.stdout)["release"] == str(tmp_path / "release")

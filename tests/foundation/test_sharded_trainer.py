@@ -84,6 +84,7 @@ def test_the_full_softmax_is_refused(synthetic_folder):
 
 
 SHARDED = ["--items", "sharded", "--softmax", "sampled", "--num-negatives", "32", "--decoder.width", "16"]
+SHARDED += ["--parts", "2"]
 
 
 def _command(data: Path, out: Path, processes: int, epochs: int) -> dict:
