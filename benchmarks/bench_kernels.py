@@ -15,7 +15,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch import Tensor
 
 from benchmarks.ceiling import tensor_bytes
-from ranker.interaction import interaction_first_layer as reference
+from ranker.arches.interaction import interaction_first_layer as reference
 from serving.kernels.extension import cpu_capability
 from serving.kernels.interaction.ops import interaction_first_layer as fused
 

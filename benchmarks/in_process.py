@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.ranking_calls import rank_request
 from benchmarks.workload import Workload
 from ranker.artifact import LoadedRanker
-from ranker.features import CandidateInputs, ProfileInputs
+from ranker.features.builder import CandidateInputs, ProfileInputs
 from ranker.model import RankerInputs
 from serving.rank_request import wire_arrays
 from serving.served_ranker import ServedRanker

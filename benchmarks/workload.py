@@ -14,9 +14,9 @@ from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.split import TEST, profile_roles
 from foundation.window import WindowConfig, window_start
-from ranker.histories import Histories
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig, Requests
+from ranker.features.histories import Histories
+from ranker.requests.request import RequestConfig, Requests
+from ranker.requests.source import build_requests
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Workload:
 def build_workload(dataset: Dataset, window: WindowConfig, config: WorkloadConfig) -> Workload:
     """Requests in the last 20 % of test profiles' histories, of as many different profiles as there are.
 
-    Points and candidates follow the rule of `ranker.event_requests`. Without enough points, points come again.
+    Points and candidates follow the rule of `ranker.requests.from_events`. Without enough points, points come again.
 
     Raises:
         DataError: no test profile has a long enough history, or the catalogue is too small for the candidates.

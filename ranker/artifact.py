@@ -3,7 +3,7 @@
     model.safetensors   weights of both halves, and the catalogue's static features
     config.json         RankerConfig and, for the decoder tower, FoundationConfig
     tasks.json          the tasks, in the order of the logits' columns
-    schema.json, vocab.json, features.json, recent_items.safetensors   see `ranker.feature_files`
+    schema.json, vocab.json, features.json, recent_items.safetensors   see `ranker.features.files`
     manifest.json       version, hash of every file, the foundation release it grew from, its data, metrics
 
 No file is pickled, and loading needs no process group.
@@ -29,12 +29,12 @@ from foundation.manifest import Manifest, file_hash
 from foundation.model import FoundationConfig, FoundationModel
 from foundation.schema import Schema
 from foundation.tokenizer import Tokenizer
-from ranker.feature_files import RECENT_ITEMS, feature_file_names, load_features, save_features
-from ranker.features import FeatureBuilder
-from ranker.item_features import ItemFeatures, item_fields
+from ranker.arches.profile_tower import DecoderTower
+from ranker.features.builder import FeatureBuilder
+from ranker.features.files import RECENT_ITEMS, feature_file_names, load_features, save_features
+from ranker.features.item_features import ItemFeatures, item_fields
 from ranker.manifest import FORMAT, FoundationOrigin, RankerManifest
 from ranker.model import Ranker, RankerConfig
-from ranker.profile_tower import DecoderTower
 from ranker.schema import Task
 
 MODEL, CONFIG, TASKS, MANIFEST = "model.safetensors", "config.json", "tasks.json", "manifest.json"

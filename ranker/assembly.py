@@ -9,10 +9,10 @@ from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.release import Release
 from foundation.split import TRAIN, profile_roles
-from ranker.features import FeatureBuilder, FeatureConfig, NumberScale
-from ranker.item_features import build_item_features, mean_and_deviation
+from ranker.features.builder import FeatureBuilder, FeatureConfig, NumberScale
+from ranker.features.item_features import build_item_features, mean_and_deviation
+from ranker.features.recent_items import RecentItems
 from ranker.model import Ranker, RankerConfig
-from ranker.recent_items import RecentItems
 
 
 class Assembly(NamedTuple):

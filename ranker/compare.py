@@ -13,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from foundation.errors import run_command
-from ranker.bootstrap import compare_dumps
-from ranker.evaluation import DUMP
+from ranker.evaluation.bootstrap import compare_dumps
+from ranker.evaluation.evaluation import DUMP
 
 
 @dataclass(frozen=True)

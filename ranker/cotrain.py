@@ -29,11 +29,11 @@ from foundation.progress import Progress
 from foundation.release import check_cut, check_dataset, load_release
 from foundation.run_record import data_hash, keep_record
 from ranker.artifact import TrainedRanker, save_ranker
-from ranker.cotraining import CotrainConfig, Cotraining
-from ranker.evaluation import DUMP, write_request_auc
-from ranker.logged_requests import FILE
+from ranker.evaluation.evaluation import DUMP, write_request_auc
+from ranker.requests.logged import FILE
 from ranker.schema import are_logged, load_tasks
-from ranker.sharding import process_group
+from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.training.sharding import process_group
 
 STEPS_PER_CURVE_POINT = 10
 VALIDATION_REQUESTS_PER_PROFILE = 2

@@ -16,10 +16,10 @@ from foundation.dataset import load_dataset
 from foundation.errors import DataError, run_command
 from foundation.manifest import training_cut_of
 from ranker.artifact import load_ranker
-from ranker.batches import BatchBuilder
-from ranker.evaluation import evaluate, write_request_auc
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig
+from ranker.evaluation.evaluation import evaluate, write_request_auc
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
+from ranker.training.batches import BatchBuilder
 
 
 @dataclass(frozen=True)

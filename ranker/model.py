@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel
-from ranker.candidate_tower import CandidateTower
-from ranker.columns import place
-from ranker.embeddings import SparseArch
-from ranker.features import CandidateInputs, ProfileFields, ProfileInputs
-from ranker.interaction import Interaction, InteractionConfig
-from ranker.item_features import ItemFeatures
-from ranker.profile_tower import DecoderTower, PooledTower, ProfileEncoding
+from ranker.arches.candidate_tower import CandidateTower
+from ranker.arches.interaction import Interaction, InteractionConfig
+from ranker.arches.profile_tower import DecoderTower, PooledTower, ProfileEncoding
+from ranker.arches.sparse import SparseArch
+from ranker.features.builder import CandidateInputs, ProfileFields, ProfileInputs
+from ranker.features.columns import place
+from ranker.features.item_features import ItemFeatures
 from ranker.state import ProfileState
 
 TowerKind = Literal["decoder", "pooled"]

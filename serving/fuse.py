@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ranker.interaction import FirstLayer
+from ranker.arches.interaction import FirstLayer
 from serving.kernels.interaction import ops
 
 
 class FusedFirstLayer(nn.Module):
-    """`ranker.interaction.FirstLayer` by the fused operator; it has no parameters either."""
+    """`ranker.arches.interaction.FirstLayer` by the fused operator; it has no parameters either."""
 
     def forward(self, x: Tensor, e: Tensor, p: Tensor, q: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
-        """See `ranker.interaction.interaction_first_layer`."""
+        """See `ranker.arches.interaction.interaction_first_layer`."""
         return ops.interaction_first_layer(x, e, p, q, w, offsets)
 
 

@@ -1,7 +1,7 @@
 """What lies in a served model's version folder, and the check that it is what export wrote.
 
 contract.json        inputs, outputs, limits (`serving.contract`)
-schema.json, vocab.json, features.json [, recent_items.safetensors]   (`ranker.feature_files`)
+schema.json, vocab.json, features.json [, recent_items.safetensors]   (`ranker.features.files`)
 profile.pt2, profile.safetensors, candidate.pt2, candidate.safetensors   (`serving.programs`)
 sample_request.json, sample_answer.json   a request as the client reads it, and the right answer
 model.py             what Triton Server's Python backend runs

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.window import span_rows
-from ranker.features import CandidateInputs, FeatureBuilder
-from ranker.histories import Histories
+from ranker.features.builder import CandidateInputs, FeatureBuilder
+from ranker.features.histories import Histories
 from ranker.model import Ranker, RankerInputs
 from serving.contract import Contract
 from serving.split import Halves

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ranker.feature_files import load_features
+from ranker.features.files import load_features
 from serving.contract import Contract
 from serving.kernels.interaction import ops  # noqa: F401  # registers the operator in the candidate graph
 from serving.merging import check_merged

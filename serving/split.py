@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from foundation.item_tower import ItemVectors
-from ranker.embeddings import PaddedSparseArch, SparseArch
-from ranker.features import ProfileInputs
-from ranker.interaction import Interaction
+from ranker.arches.interaction import Interaction
+from ranker.arches.profile_tower import DecoderTower, PooledTower
+from ranker.arches.sparse import PaddedSparseArch, SparseArch
+from ranker.features.builder import ProfileInputs
 from ranker.model import Ranker
-from ranker.profile_tower import DecoderTower, PooledTower
 from serving.programs import Shapes
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from foundation.merging import way_of
 from foundation.schema import Feature, Schema
-from ranker.features import CandidateInputs, FeatureBuilder, ProfileInputs
-from ranker.histories import Histories
+from ranker.features.builder import CandidateInputs, FeatureBuilder, ProfileInputs
+from ranker.features.histories import Histories
 from serving.contract import MODEL, Contract, Field, Limits
 
 

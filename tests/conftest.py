@@ -46,9 +46,9 @@ def ranker_folder(
     from foundation.tokenizer import Tokenizer
     from foundation.vocabulary import build_vocabularies
     from foundation.window import WindowConfig
+    from ranker.arches.interaction import InteractionConfig
     from ranker.artifact import TrainedRanker, save_ranker
     from ranker.assembly import assemble_ranker
-    from ranker.interaction import InteractionConfig
     from ranker.model import RankerConfig
     from ranker.schema import load_tasks
 

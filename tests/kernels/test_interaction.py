@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ranker.interaction import interaction_first_layer as reference
+from ranker.arches.interaction import interaction_first_layer as reference
 from serving.kernels.interaction.ops import interaction_first_layer
 
 TOLERANCE = 5e-6  # of the largest value: float32 sums of up to E + K products, in another order

@@ -15,7 +15,7 @@ triton = pytest.importorskip("triton", reason="the kernel language is installed 
 PARITY = """
 import sys
 import torch
-from ranker.interaction import interaction_first_layer as reference
+from ranker.arches.interaction import interaction_first_layer as reference
 from serving.kernels.interaction.gpu import first_layer_gpu
 
 torch.use_deterministic_algorithms(True)  # torch.empty is NaN: an unwritten element is seen

@@ -19,10 +19,10 @@ from foundation.release import Release, load_release, save_release
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig, window_start
+from ranker.arches.interaction import InteractionConfig
 from ranker.assembly import Assembly, assemble_ranker
-from ranker.features import CandidateInputs
-from ranker.histories import Histories
-from ranker.interaction import InteractionConfig
+from ranker.features.builder import CandidateInputs
+from ranker.features.histories import Histories
 from ranker.model import RankerConfig, RankerInputs, TowerKind
 
 TASKS = ("watch", "like")

@@ -20,11 +20,11 @@ from foundation.release import Release, load_release, save_release
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig
+from ranker.arches.interaction import InteractionConfig
+from ranker.arches.profile_tower import DecoderTower
 from ranker.artifact import TrainedRanker, load_ranker, save_ranker
 from ranker.assembly import assemble_ranker
-from ranker.interaction import InteractionConfig
 from ranker.model import RankerConfig
-from ranker.profile_tower import DecoderTower
 from ranker.schema import load_tasks
 
 SIZES = FoundationConfig(DecoderConfig(width=16, num_heads=2, block="gated"), WindowConfig(12, 4))

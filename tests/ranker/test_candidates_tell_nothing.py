@@ -9,8 +9,8 @@ import pytest
 
 from foundation.dataset import Dataset
 from foundation.split import profile_roles
-from ranker.event_requests import EventRequests
-from ranker.requests import ROLE_OF, RequestConfig
+from ranker.requests.from_events import EventRequests
+from ranker.requests.request import ROLE_OF, RequestConfig
 from ranker.schema import Task
 
 TASKS = (Task("watch", "interaction"),)

@@ -10,10 +10,10 @@ import pytest
 
 from foundation.dataset import Dataset
 from foundation.errors import DataError
-from ranker.bootstrap import compare_dumps, paired_interval
-from ranker.evaluation import Evaluation, write_request_auc
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig
+from ranker.evaluation.bootstrap import compare_dumps, paired_interval
+from ranker.evaluation.evaluation import Evaluation, write_request_auc
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
 from ranker.schema import Task
 
 

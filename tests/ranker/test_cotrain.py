@@ -22,16 +22,16 @@ from foundation.pretraining import PretrainConfig
 from foundation.release import load_release
 from foundation.split import draw_split
 from foundation.vocabulary import OUT_OF_VOCABULARY
+from ranker.arches.interaction import InteractionConfig
 from ranker.artifact import load_ranker
 from ranker.cotrain import cotrain
-from ranker.cotraining import CotrainConfig, Cotraining
 from ranker.evaluate import EvaluateConfig, evaluate_ranker
-from ranker.interaction import InteractionConfig
-from ranker.losses import LossConfig
 from ranker.model import RankerConfig
-from ranker.optim import RankerOptimConfig
-from ranker.requests import RequestConfig, hide_candidates
-from ranker.sharding import process_group
+from ranker.requests.request import RequestConfig, hide_candidates
+from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.training.losses import LossConfig
+from ranker.training.optim import RankerOptimConfig
+from ranker.training.sharding import process_group
 
 
 @pytest.fixture

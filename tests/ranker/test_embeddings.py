@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from foundation.errors import DataError
-from ranker.columns import SparseColumn, SparseField, place, total_columns
-from ranker.embeddings import PaddedSparseArch, SparseArch, table_name
+from ranker.arches.sparse import PaddedSparseArch, SparseArch, table_name
+from ranker.features.columns import SparseColumn, SparseField, place, total_columns
 
 # "type" is also a method of every module: a user's column may have that name.
 FIELDS = (

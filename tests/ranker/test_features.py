@@ -13,12 +13,18 @@ from hypothesis import strategies as st
 
 from foundation.raw_values import NO_NUMBER, NO_VALUE
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START
-from ranker.columns import SparseField
-from ranker.feature_files import load_features, save_features
-from ranker.features import ProfileInputs, TokenizedHistories
-from ranker.histories import Histories
-from ranker.item_features import MOST_DEVIATIONS, mean_and_deviation, scale, standardised, training_counts
-from ranker.recent_items import RecentItems
+from ranker.features.builder import ProfileInputs, TokenizedHistories
+from ranker.features.columns import SparseField
+from ranker.features.files import load_features, save_features
+from ranker.features.histories import Histories
+from ranker.features.item_features import (
+    MOST_DEVIATIONS,
+    mean_and_deviation,
+    scale,
+    standardised,
+    training_counts,
+)
+from ranker.features.recent_items import RecentItems
 
 TOWERS = ("decoder", "pooled")
 
@@ -266,6 +272,6 @@ def test_a_saved_builder_builds_the_same_inputs(make_assembly, histories, tmp_pa
 
 def test_the_servers_feature_library_needs_neither_torchrec_nor_a_client() -> None:
     names = "('torchrec', 'fbgemm_gpu', 'tritonclient', 'pytriton')"
-    code = f"import sys, ranker.feature_files; print([n for n in {names} if n in sys.modules])"
+    code = f"import sys, ranker.features.files; print([n for n in {names} if n in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

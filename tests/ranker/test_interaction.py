@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ranker.interaction import (
+from ranker.arches.interaction import (
     Interaction,
     InteractionConfig,
     interaction_first_layer,

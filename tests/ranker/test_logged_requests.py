@@ -9,8 +9,8 @@ from foundation.dataset import load_dataset
 from foundation.errors import DataError
 from foundation.raw_values import NO_NUMBER
 from foundation.split import training_cut
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
 from ranker.schema import load_tasks
 
 

@@ -11,12 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker.batches import BATCHES_PER_WINDOW, BatchBuilder, batch_order, rank_share
-from ranker.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
 from ranker.schema import load_tasks
-from ranker.sharding import process_group
+from ranker.training.batches import BATCHES_PER_WINDOW, BatchBuilder, batch_order, rank_share
+from ranker.training.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
+from ranker.training.sharding import process_group
 
 
 @given(st.lists(st.tuples(st.floats(-8, 8), st.booleans(), st.booleans()), max_size=20))

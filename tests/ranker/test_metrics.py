@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker.metrics import (
+from ranker.evaluation.metrics import (
     auc,
     grouped_auc,
     grouped_ndcg,

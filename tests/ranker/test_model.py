@@ -13,12 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from foundation.objectives.softmax import next_item_loss
-from ranker.embeddings import PaddedSparseArch, SparseArch
-from ranker.features import CandidateInputs, ProfileInputs
-from ranker.interaction import InteractionConfig
-from ranker.item_features import build_item_features
+from ranker.arches.interaction import InteractionConfig
+from ranker.arches.profile_tower import DecoderTower
+from ranker.arches.sparse import PaddedSparseArch, SparseArch
+from ranker.features.builder import CandidateInputs, ProfileInputs
+from ranker.features.item_features import build_item_features
 from ranker.model import Ranker, RankerConfig
-from ranker.profile_tower import DecoderTower
 from ranker.state import ProfileState
 
 TOWERS = ("decoder", "pooled")

@@ -16,17 +16,17 @@ from foundation.split import TRAIN, profile_roles, training_cut, training_mask
 from foundation.training_batches import epoch_batches, training_histories
 from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig, span_rows
+from ranker.arches.interaction import InteractionConfig
 from ranker.assembly import number_scales
-from ranker.cotraining import CotrainConfig, Cotraining
-from ranker.event_requests import EventRequests
-from ranker.interaction import InteractionConfig
-from ranker.item_features import build_item_features
+from ranker.features.item_features import build_item_features
 from ranker.model import RankerConfig
-from ranker.negatives import training_popularity
-from ranker.request_source import RequestSource
-from ranker.requests import RequestConfig, Requests
+from ranker.requests.from_events import EventRequests
+from ranker.requests.negatives import training_popularity
+from ranker.requests.request import RequestConfig, Requests
+from ranker.requests.source import RequestSource
 from ranker.schema import load_tasks
-from ranker.sharding import process_group
+from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.training.sharding import process_group
 
 SEEDS = range(5)
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from foundation.dataset import Dataset
 from foundation.raw_values import NO_NUMBER
 from foundation.split import TEST, TRAIN, VALIDATION, profile_roles, training_cut, training_mask
-from ranker.batches import BatchBuilder
-from ranker.event_requests import EventRequests
-from ranker.histories import Histories
-from ranker.negatives import NegativeSampler, training_popularity
-from ranker.request_source import build_requests
-from ranker.requests import RequestConfig, Requests
+from ranker.features.histories import Histories
+from ranker.requests.from_events import EventRequests
+from ranker.requests.negatives import NegativeSampler, training_popularity
+from ranker.requests.request import RequestConfig, Requests
+from ranker.requests.source import build_requests
 from ranker.schema import Task, load_tasks
+from ranker.training.batches import BatchBuilder
 
 TASKS = (
     Task("watch", "interaction"),

@@ -13,12 +13,12 @@ import torch.distributed as dist
 from foundation.dataset import load_dataset
 from foundation.errors import DataError
 from foundation.release import load_release
+from ranker.arches.interaction import InteractionConfig
 from ranker.cotrain import cotrain
-from ranker.cotraining import CotrainConfig, Cotraining
-from ranker.interaction import InteractionConfig
 from ranker.model import RankerConfig
-from ranker.requests import RequestConfig
-from ranker.sharding import process_group
+from ranker.requests.request import RequestConfig
+from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.training.sharding import process_group
 
 
 def short_run(data: Path, release: Path, out: Path) -> CotrainConfig:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from foundation.model import unit
-from ranker.profile_tower import DecoderTower, PooledTower
+from ranker.arches.profile_tower import DecoderTower, PooledTower
 
 WIDTH = 16  # of the fixtures' decoder
 

@@ -1,1 +1,1 @@
-"""The fused first layer of the interaction; its reference is `ranker.interaction.interaction_first_layer`."""
+"""The fused first layer of the interaction; its reference is `ranker.arches.interaction.interaction_first_layer`."""

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
 from foundation.model import unit
-from ranker.embeddings import SparseArch
-from ranker.item_features import ItemFeatures
+from ranker.arches.sparse import SparseArch
+from ranker.features.item_features import ItemFeatures
 
 
 class CandidateTower(nn.Module):

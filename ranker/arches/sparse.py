@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from ranker.columns import SparseColumn, total_columns, total_dim
+from ranker.features.columns import SparseColumn, total_columns, total_dim
 
 INITIAL_BOUND = 0.05
 _POOLING = {"sum": PoolingType.SUM, "mean": PoolingType.MEAN}

@@ -20,10 +20,10 @@ from foundation.tokenizer import Tokenizer, history_tokens
 from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
 from foundation.window import WindowConfig
-from ranker.columns import SparseField
-from ranker.histories import Histories
-from ranker.item_features import feature_field, scale
-from ranker.recent_items import RecentItems
+from ranker.features.columns import SparseField
+from ranker.features.histories import Histories
+from ranker.features.item_features import feature_field, scale
+from ranker.features.recent_items import RecentItems
 
 REQUEST_CONTEXT = "request_context"
 SECONDS_PER_HOUR = 3600

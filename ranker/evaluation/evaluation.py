@@ -17,10 +17,17 @@ from numpy.typing import NDArray
 from foundation.atomic import atomic_file
 from foundation.dataset import Dataset
 from foundation.library_notices import library_notices_off
-from ranker.batches import BatchBuilder
-from ranker.metrics import auc, grouped_auc, grouped_ndcg, kept_offsets, mean_of_defined, normalised_entropy
+from ranker.evaluation.metrics import (
+    auc,
+    grouped_auc,
+    grouped_ndcg,
+    kept_offsets,
+    mean_of_defined,
+    normalised_entropy,
+)
 from ranker.model import Ranker
-from ranker.requests import Requests
+from ranker.requests.request import Requests
+from ranker.training.batches import BatchBuilder
 
 DUMP = "test_requests.parquet"
 """Per-request AUCs of a finished run, in its folder."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from foundation.objectives.softmax import next_item_loss
+from ranker.arches.profile_tower import DecoderTower
 from ranker.model import Ranker, RankerInputs
-from ranker.profile_tower import DecoderTower
 from ranker.state import ProfileState
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel, unit
-from ranker.embeddings import SparseArch
-from ranker.features import ProfileInputs
+from ranker.arches.sparse import SparseArch
+from ranker.features.builder import ProfileInputs
 
 
 class ProfileEncoding(NamedTuple):

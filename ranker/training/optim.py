@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from foundation.learning_rate import OptimConfig, learning_rate
-from ranker.sharding import table_names
+from ranker.training.sharding import table_names
 
 FOUNDATION = "profile_tower.foundation."
 """The part of a parameter's name that says it belongs to the imported foundation model."""

@@ -12,7 +12,7 @@ from foundation.dataset import Dataset
 from foundation.ingestion import Table
 from foundation.raw_values import NO_NUMBER
 from foundation.split import profile_roles, training_cut
-from ranker.requests import ROLE_OF, Requests, Which
+from ranker.requests.request import ROLE_OF, Requests, Which
 from ranker.schema import Task
 
 CANDIDATES = "candidates"

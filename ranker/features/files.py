@@ -19,9 +19,9 @@ from foundation.errors import DataError
 from foundation.schema import Schema
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import Vocabularies
-from ranker.features import FeatureBuilder, FeatureConfig
-from ranker.item_features import item_fields
-from ranker.recent_items import RecentItems
+from ranker.features.builder import FeatureBuilder, FeatureConfig
+from ranker.features.item_features import item_fields
+from ranker.features.recent_items import RecentItems
 
 SCHEMA, VOCABULARY, FEATURES = "schema.json", "vocab.json", "features.json"
 RECENT_ITEMS = "recent_items.safetensors"

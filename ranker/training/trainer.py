@@ -12,10 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ranker.losses import LossConfig, RankerWithLoss, Targets, global_loss
 from ranker.model import Ranker, RankerInputs
-from ranker.optim import Optimizers, RankerOptimConfig
-from ranker.sharding import shard, unsharded_state
+from ranker.training.losses import LossConfig, RankerWithLoss, Targets, global_loss
+from ranker.training.optim import Optimizers, RankerOptimConfig
+from ranker.training.sharding import shard, unsharded_state
 
 _PREFIX = "ranker."
 

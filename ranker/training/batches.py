@@ -13,10 +13,10 @@ from foundation.dataset import Dataset
 from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
 from foundation.window import span_rows, window_start
-from ranker.features import FeatureBuilder, ProfileFeatures, TokenizedHistories
-from ranker.losses import Targets
+from ranker.features.builder import FeatureBuilder, ProfileFeatures, TokenizedHistories
 from ranker.model import RankerInputs
-from ranker.requests import Requests
+from ranker.requests.request import Requests
+from ranker.training.losses import Targets
 
 BATCHES_PER_WINDOW = 8
 

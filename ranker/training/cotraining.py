@@ -20,15 +20,15 @@ from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.release import Release
 from ranker.assembly import assemble_ranker
-from ranker.batches import BatchBuilder, batch_order, rank_share
-from ranker.evaluation import Evaluation, evaluate
-from ranker.losses import LossConfig
+from ranker.evaluation.evaluation import Evaluation, evaluate
 from ranker.model import Ranker, RankerConfig, TowerKind
-from ranker.optim import RankerOptimConfig
-from ranker.request_source import RequestSource
-from ranker.requests import RequestConfig, Requests, hide_candidates
+from ranker.requests.request import RequestConfig, Requests, hide_candidates
+from ranker.requests.source import RequestSource
 from ranker.schema import load_tasks
-from ranker.trainer import RankerTrainer
+from ranker.training.batches import BatchBuilder, batch_order, rank_share
+from ranker.training.losses import LossConfig
+from ranker.training.optim import RankerOptimConfig
+from ranker.training.trainer import RankerTrainer
 
 EPOCHS: dict[TowerKind, int] = {"decoder": 5, "pooled": 20}
 

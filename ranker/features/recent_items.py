@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ranker.columns import SparseField
-from ranker.item_features import ItemFeatures
+from ranker.features.columns import SparseField
+from ranker.features.item_features import ItemFeatures
 
 PREFIX = "recent_"
 

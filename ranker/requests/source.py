@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from foundation.dataset import Dataset
-from ranker.event_requests import EventRequests
-from ranker.logged_requests import read_requests, usable
-from ranker.requests import RequestConfig, Requests, Seed, Which, at_most
+from ranker.requests.from_events import EventRequests
+from ranker.requests.logged import read_requests, usable
+from ranker.requests.request import RequestConfig, Requests, Seed, Which, at_most
 from ranker.schema import Task, are_logged
 
 

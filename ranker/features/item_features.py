@@ -16,7 +16,7 @@ from foundation.dataset import Dataset
 from foundation.schema import Feature, Schema
 from foundation.split import training_mask
 from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, OUT_OF_VOCABULARY, Vocabularies
-from ranker.columns import SparseField
+from ranker.features.columns import SparseField
 
 ITEM_ID = "item_id"
 MOST_DEVIATIONS = 8.0

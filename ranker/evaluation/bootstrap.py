@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from foundation.errors import DataError
 from foundation.ingestion import Table
-from ranker.evaluation import CANDIDATES_HASH, HISTORY_END, PROFILE, REQUEST
+from ranker.evaluation.evaluation import CANDIDATES_HASH, HISTORY_END, PROFILE, REQUEST
 
 NUM_SAMPLES = 10_000
 _SAMPLES_PER_CHUNK = 500

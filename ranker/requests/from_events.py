@@ -21,8 +21,8 @@ from foundation.dataset import Dataset
 from foundation.raw_values import NO_NUMBER
 from foundation.split import profile_roles, training_cut
 from foundation.window import span_rows
-from ranker.negatives import NegativeSampler
-from ranker.requests import ROLE_OF, RequestConfig, Requests, Seed, Which, at_most
+from ranker.requests.negatives import NegativeSampler
+from ranker.requests.request import ROLE_OF, RequestConfig, Requests, Seed, Which, at_most
 from ranker.schema import Task
 
 

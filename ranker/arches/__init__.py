@@ -1,0 +1,1 @@
+"""The parts of the ranker, each named by its role."""

@@ -1,0 +1,1 @@
+"""From raw requests to model inputs: the one library of co-training and serving."""

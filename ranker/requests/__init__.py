@@ -1,0 +1,1 @@
+"""Requests to train and test on: from events, or as they were logged."""

@@ -1,0 +1,1 @@
+"""Losses, optimizers, sharding and the run of co-training."""
