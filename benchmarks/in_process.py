@@ -20,7 +20,7 @@ from torch import Tensor
 from benchmarks.ranking_calls import rank_request
 from benchmarks.workload import Workload
 from ranker.artifact import LoadedRanker
-from ranker.features.builder import CandidateInputs, ProfileInputs
+from ranker.features.inputs import CandidateInputs, ProfileInputs
 from ranker.model import RankerInputs
 from serving.rank_request import wire_arrays
 from serving.served_ranker import ServedRanker
@@ -98,13 +98,13 @@ class EagerRanker:
         history up again for every candidate.
         """
         profile, candidates = self.inputs(number)
-        parts = [self._unsplit_chunk(profile, rows) for rows in candidates.item_rows.split(self.chunk)]
-        return torch.cat(parts).numpy()
+        num_candidates = len(candidates.item_rows)
+        firsts = range(0, num_candidates, self.chunk)
+        chunks = (candidates.one_request_each(at, min(at + self.chunk, num_candidates)) for at in firsts)
+        return torch.cat([self._unsplit_chunk(profile, chunk) for chunk in chunks]).numpy()
 
-    def _unsplit_chunk(self, profile: ProfileInputs, item_rows: Tensor) -> Tensor:
-        num_candidates = len(item_rows)
-        repeated = repeat_profile(profile, num_candidates)
-        one_each = CandidateInputs(item_rows, torch.arange(num_candidates + 1))
+    def _unsplit_chunk(self, profile: ProfileInputs, one_each: CandidateInputs) -> Tensor:
+        repeated = repeat_profile(profile, len(one_each.item_rows))
         state = self.model.encode_profile(repeated, self.item_vectors)
         return self.model.score(state, one_each, self.item_vectors)
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel
+from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.candidate_tower import CandidateTower
-from ranker.arches.interaction import Interaction, InteractionConfig
+from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from ranker.arches.profile_tower import DecoderTower, PooledTower, ProfileEncoding
 from ranker.arches.sparse import SparseArch
-from ranker.features.builder import CandidateInputs, ProfileFields, ProfileInputs
 from ranker.features.columns import place
+from ranker.features.inputs import CandidateInputs, FeatureFields, ProfileInputs
 from ranker.features.item_features import ItemFeatures
 from ranker.state import ProfileState
 
@@ -79,7 +80,7 @@ class Ranker(nn.Module):
 
     Args:
         config: sizes and the kind of profile tower.
-        fields: the profile side's features.
+        fields: features of profiles and of candidates.
         items: the catalogue's static features.
         tasks: names of the N tasks, in the order of the logits' columns.
         foundation: the decoder; required by the `decoder` tower and refused by the `pooled` one.
@@ -91,7 +92,7 @@ class Ranker(nn.Module):
     def __init__(
         self,
         config: RankerConfig,
-        fields: ProfileFields,
+        fields: FeatureFields,
         items: ItemFeatures,
         tasks: Sequence[str],
         foundation: FoundationModel | None = None,
@@ -105,17 +106,20 @@ class Ranker(nn.Module):
         self.config = config
         self.tasks = tuple(tasks)
         dims = (config.embedding_dim, config.item_embedding_dim)
-        sparse = SparseArch(place(fields.sparse, *dims))
+        sparse = SparseArch(place(fields.profile.sparse, *dims))
+        num_dense = fields.profile.num_dense
         self.profile_tower: DecoderTower | PooledTower = (
-            PooledTower(sparse, fields.num_dense)
+            PooledTower(sparse, num_dense)
             if foundation is None
-            else DecoderTower(foundation, sparse, fields.num_dense)
+            else DecoderTower(foundation, sparse, num_dense)
         )
         item_width = self.profile_tower.item_width
         self.candidate_tower = CandidateTower(SparseArch(place(items.fields, *dims)), items, item_width)
-        self.interaction = Interaction(
-            config.interaction, self.profile_tower.width, self.candidate_tower.width, len(self.tasks)
+        self.candidate_features = CandidateFeatureArch(fields.candidates, config.embedding_dim)
+        widths = Widths(
+            self.profile_tower.width, self.candidate_tower.width, self.candidate_features.width, 0
         )
+        self.interaction = Interaction(config.interaction, widths, len(self.tasks))
         if foundation is not None:
             self.interaction.start_from_shared_space(item_width, scale=1 / foundation.config.temperature)
 
@@ -144,7 +148,8 @@ class Ranker(nn.Module):
         if item_vectors is None:
             item_vectors = self.item_vectors()
         candidate = self.candidate_tower(candidates.item_rows, item_vectors)
-        return self.interaction(state.vector, candidate, candidates.offsets)
+        features = self.candidate_features(candidates.sparse, candidates.dense)
+        return self.interaction(state.vector, candidate, candidates.offsets, features)
 
     def forward(self, batch: RankerInputs) -> Tensor:
         """Logits `[C, N]`."""

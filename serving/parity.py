@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.window import span_rows
-from ranker.features.builder import CandidateInputs, FeatureBuilder
+from ranker.features.builder import FeatureBuilder
 from ranker.features.histories import Histories
 from ranker.model import Ranker, RankerInputs
 from serving.contract import Contract
@@ -78,8 +78,8 @@ def unsplit_rank(ranker: Ranker, features: FeatureBuilder, contract: Contract) -
     def rank(arrays: Arrays) -> Tensor:
         lengths = arrays["candidate_lengths"]
         rows = repeat_requests(histories_of(contract, arrays), np.repeat(np.arange(len(lengths)), lengths))
-        items = torch.from_numpy(features.candidate_rows(arrays["candidate.item_id"]))
-        one_each = CandidateInputs(items, torch.arange(len(items) + 1))
+        _, candidates = model_inputs(contract, features, arrays)
+        one_each = candidates.one_request_each(0, len(candidates.item_rows))
         return ranker(RankerInputs(features.profile_inputs(rows), one_each))
 
     return rank

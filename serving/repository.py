@@ -23,8 +23,8 @@ from foundation.dataset import Dataset, load_dataset
 from foundation.errors import DataError
 from foundation.schema import Schema
 from ranker.artifact import LoadedRanker, load_ranker
-from ranker.features.builder import CandidateInputs, ProfileInputs
 from ranker.features.files import save_features
+from ranker.features.inputs import CandidateInputs, ProfileInputs
 from serving import model_folder
 from serving.contract import Contract, Limits
 from serving.example_requests import example_request, with_odd_candidates

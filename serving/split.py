@@ -4,7 +4,7 @@ Shapes: B requests, T packed tokens, S longest token sequence, C candidates over
 D_profile profile vector width, N tasks.
 
     ProfileGraph    ProfileInputs                         -> vector [B, D_profile]   once per request
-    CandidateGraph  vector, item_rows [C], offsets [B+1]  -> logits [C, N]
+    CandidateGraph  vector, CandidateInputs               -> logits [C, N]
 
 Both are the ranker's own modules. What depends on the item alone is computed here, once, for every row of the
 catalogue: the decoder's item vectors, and the candidate tower with the two projections behind it.
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from foundation.item_tower import ItemVectors
+from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.interaction import Interaction
 from ranker.arches.profile_tower import DecoderTower, PooledTower
 from ranker.arches.sparse import PaddedSparseArch, SparseArch
-from ranker.features.builder import ProfileInputs
+from ranker.features.inputs import ProfileInputs
 from ranker.model import Ranker
 from serving.programs import Shapes
 
@@ -75,13 +76,16 @@ class ItemRows(nn.Module):
 class CandidateGraph(nn.Module):
     """The candidate half: the ranker's interaction, its candidate projections looked up, not computed."""
 
-    def __init__(self, interaction: Interaction) -> None:
+    def __init__(self, features: CandidateFeatureArch, interaction: Interaction) -> None:
         super().__init__()
+        self.features = features
         self.interaction = interaction
 
-    def forward(self, vector: Tensor, item_rows: Tensor, offsets: Tensor) -> Tensor:
-        """Logits `[C, N]` of items `[C]` for the requests that own them by `offsets` `[B + 1]`."""
-        return self.interaction(vector, item_rows, offsets)
+    def forward(
+        self, vector: Tensor, item_rows: Tensor, offsets: Tensor, sparse: Tensor, dense: Tensor
+    ) -> Tensor:
+        """The profile vectors `[B, D_profile]` and `CandidateInputs`, spread, to logits `[C, N]`."""
+        return self.interaction(vector, item_rows, offsets, self.features(sparse, dense))
 
 
 class Halves(NamedTuple):
@@ -108,10 +112,13 @@ def split(ranker: Ranker) -> Halves:
     tower = ranker.profile_tower
     assert isinstance(tower.sparse, SparseArch)
     tower.sparse = PaddedSparseArch.from_sparse(tower.sparse)
+    features = ranker.candidate_features
+    if isinstance(features.sparse, SparseArch):
+        features.sparse = PaddedSparseArch.from_sparse(features.sparse)
     if isinstance(tower, DecoderTower):
         # Its vectors are in the table; left here its weights would be saved and loaded for nothing.
         del tower.foundation.item_tower
-    return Halves(ProfileGraph(tower, item_vectors).eval(), CandidateGraph(interaction).eval())
+    return Halves(ProfileGraph(tower, item_vectors).eval(), CandidateGraph(features, interaction).eval())
 
 
 def profile_shapes() -> Shapes:
@@ -133,4 +140,4 @@ def profile_shapes() -> Shapes:
 def candidate_shapes() -> Shapes:
     """Dynamic dimensions of the candidate graph's inputs."""
     requests, candidates = Dim("B", min=1), Dim("C", min=1)
-    return ({0: requests}, {0: candidates}, {0: requests + 1})
+    return ({0: requests}, {0: candidates}, {0: requests + 1}, {0: candidates}, {0: candidates})

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from foundation.merging import way_of
 from foundation.schema import Feature, Schema
-from ranker.features.builder import CandidateInputs, FeatureBuilder, ProfileInputs
+from ranker.features.builder import FeatureBuilder
 from ranker.features.histories import Histories
+from ranker.features.inputs import CandidateInputs, ProfileInputs
 from serving.contract import MODEL, Contract, Field, Limits
 
 

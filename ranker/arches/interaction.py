@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,24 +73,39 @@ class FirstLayer(nn.Module):
         return interaction_first_layer(x, e, p, q, w, offsets)
 
 
+class Widths(NamedTuple):
+    """What an interaction joins."""
+
+    profile: int
+    """D_profile."""
+    candidate: int
+    """D_candidate: of what depends on the item alone."""
+    features: int
+    """Of what a candidate is in one request only; 0 without such features."""
+    crossed: int
+    """Of a candidate that has passed through the decoder; 0 without crossing."""
+
+
 class Interaction(nn.Module):
     """Logits of every task for every candidate, given its request's profile vector.
 
-    `hidden = relu(W_c c + b + (W_p v)[r] + (W_e c · W_qk v[r])_k W_k)`, then an MLP, then one linear head per
-    task. There is no normalisation over the batch: a candidate's logits depend on its request and itself.
+    `hidden = relu(W_c c + b + (W_p v)[r] + (W_e c · W_qk v[r])_k W_k + W_f f + W_x x)`, then an MLP, then one
+    linear head per task; f are the candidate's features in this request, x is the crossed candidate, left out where
+    it isn't given: both scoring modes share all other weights. There is no normalisation over the batch: a
+    candidate's logits depend on its request and itself.
     """
 
-    def __init__(
-        self, config: InteractionConfig, profile_width: int, candidate_width: int, num_tasks: int
-    ) -> None:
+    def __init__(self, config: InteractionConfig, widths: Widths, num_tasks: int) -> None:
         super().__init__()
         first_width = config.hidden_widths[0]
         self.num_dots, self.dot_width = config.num_dots, config.dot_width
-        self.candidate_projection = nn.Linear(candidate_width, first_width)
-        self.candidate_dots = nn.Linear(candidate_width, config.dot_width, bias=False)
-        self.profile_projection = nn.Linear(profile_width, first_width, bias=False)
-        self.profile_dots = nn.Linear(profile_width, config.num_dots * config.dot_width, bias=False)
-        bound = (config.num_dots + profile_width + candidate_width) ** -0.5
+        self.candidate_projection = nn.Linear(widths.candidate, first_width)
+        self.candidate_dots = nn.Linear(widths.candidate, config.dot_width, bias=False)
+        self.profile_projection = nn.Linear(widths.profile, first_width, bias=False)
+        self.profile_dots = nn.Linear(widths.profile, config.num_dots * config.dot_width, bias=False)
+        self.feature_projection = _projection(widths.features, first_width)
+        self.crossing_projection = _projection(widths.crossed, first_width)
+        bound = (config.num_dots + widths.profile + widths.candidate) ** -0.5
         self.dot_weights = nn.Parameter(torch.empty(config.num_dots, first_width).uniform_(-bound, bound))
         self.first_layer: nn.Module = FirstLayer()  # serving swaps it
         self.mlp = _mlp(config.hidden_widths)
@@ -116,23 +132,42 @@ class Interaction(nn.Module):
         self.profile_dots.weight[: self.dot_width].zero_()
         self.profile_dots.weight[:width, :width] = identity * scale
 
-    def forward(self, vector: Tensor, candidate: Tensor, offsets: Tensor) -> Tensor:
+    def forward(
+        self,
+        vector: Tensor,
+        candidate: Tensor,
+        offsets: Tensor,
+        features: Tensor | None = None,
+        crossed: Tensor | None = None,
+    ) -> Tensor:
         """Score candidates.
 
         Args:
             vector: `[B, D_profile]`.
             candidate: `[C, D_candidate]`, request by request.
             offsets: `[B + 1]` of the requests' candidates.
+            features: `[C, F]` of the candidates in their requests; None where the ranker has none.
+            crossed: `[C, D]` from the decoder; None to score without.
 
         Returns:
             logits `[C, N]`.
         """
         x_CH = self.candidate_projection(candidate)
+        if self.feature_projection is not None:
+            assert features is not None
+            x_CH = x_CH + self.feature_projection(features)
+        if crossed is not None:
+            assert self.crossing_projection is not None
+            x_CH = x_CH + self.crossing_projection(crossed)
         e_CE = self.candidate_dots(candidate)
         p_BH = self.profile_projection(vector)
         q_BKE = self.profile_dots(vector).view(-1, self.num_dots, self.dot_width)
         hidden_CH = self.first_layer(x_CH, e_CE, p_BH, q_BKE, self.dot_weights, offsets)
         return self.heads(self.mlp(hidden_CH))
+
+
+def _projection(width: int, first_width: int) -> nn.Linear | None:
+    return nn.Linear(width, first_width, bias=False) if width else None
 
 
 def _mlp(widths: tuple[int, ...]) -> nn.Sequential:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel, unit
 from ranker.arches.sparse import SparseArch
-from ranker.features.builder import ProfileInputs
+from ranker.features.inputs import ProfileInputs
 
 
 class ProfileEncoding(NamedTuple):

@@ -7,21 +7,28 @@ C candidates over the batch, F token facet columns, W id columns, X dense column
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from foundation.layout import Layout, layout
+from foundation.layout import layout
 from foundation.tokenizer import Tokenizer, history_tokens
-from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
 from foundation.window import WindowConfig
+from ranker.features.candidate_features import CandidateColumns, CandidateFeatures
 from ranker.features.columns import SparseField
 from ranker.features.histories import Histories
+from ranker.features.inputs import (
+    CandidateInputs,
+    FeatureFields,
+    ProfileFeatures,
+    ProfileFields,
+    ProfileInputs,
+    TokenizedHistories,
+)
 from ranker.features.item_features import feature_field, scale
 from ranker.features.recent_items import RecentItems
 
@@ -31,71 +38,6 @@ SECONDS_PER_HOUR = 3600
 LOG_EVENTS_SCALE = float(np.log1p(1_000))
 LOG_HOURS_SCALE = float(np.log1p(365 * 24))
 NUM_REQUEST_DENSE = 2
-
-
-class ProfileInputs(NamedTuple):
-    """What the profile half reads: the tokens of B requests and their profile features."""
-
-    facet_ids: Tensor
-    """`[T, F]` int64: rows of the joint facet table."""
-    item_ids: Tensor
-    """`[T]` int64: item rows."""
-    dense_index: Tensor
-    """`[B, S]` int64, see `foundation.layout.Layout`."""
-    packed_index: Tensor
-    """`[T]` int64."""
-    positions: Tensor
-    """`[T]` int64."""
-    last_index: Tensor
-    """`[B]` int64: each request's own token."""
-    sparse: Tensor
-    """`[B, W_profile]` int64 id columns, -1 where there is no value."""
-    dense: Tensor
-    """`[B, X_profile]` float32."""
-
-    @property
-    def layout(self) -> Layout:
-        """How packed tokens lie in the padded batch."""
-        return Layout(self.dense_index, self.packed_index, self.positions, self.last_index)
-
-
-class CandidateInputs(NamedTuple):
-    """What the candidate half reads: item rows, request by request."""
-
-    item_rows: Tensor
-    """`[C]` int64: item rows, 0 for an unknown item."""
-    offsets: Tensor
-    """`[B + 1]` int64: request `b` owns candidates `offsets[b]` to `offsets[b + 1]`."""
-
-
-class ProfileFields(NamedTuple):
-    """What the profile side's `sparse` and `dense` inputs hold."""
-
-    sparse: tuple[SparseField, ...]
-    num_dense: int
-
-
-class ProfileFeatures(NamedTuple):
-    """Declared profile features after lookup; co-training looks all profiles up once and takes rows."""
-
-    sparse: NDArray[np.int64]
-    """`[B, W]` ids, -1 where there is no value."""
-    dense: NDArray[np.float32]
-    """`[B, X]` standardised numbers, 0 where there is no value."""
-
-
-class TokenizedHistories(NamedTuple):
-    """B requests after vocabulary lookup: what raw requests and a pre-tokenised dataset both lead to."""
-
-    history: EventIds
-    """All requests' events, each already cut to its window."""
-    history_offsets: NDArray[np.int64]
-    """`[B + 1]`."""
-    num_events_before: NDArray[np.int64]
-    """`[B]`, events of the profile that came before the ones in `history`."""
-    request: EventIds
-    """One row per request, from `Tokenizer.request_ids`."""
-    profile: ProfileFeatures
 
 
 @dataclass(frozen=True)
@@ -114,20 +56,24 @@ class FeatureConfig:
     Attributes:
         window: how much of a history a request carries: at most `window.window` events.
         scales: of every numeric profile feature, in the schema's order.
+        candidates: features that a candidate has in one request only.
     """
 
     window: WindowConfig
     scales: tuple[NumberScale, ...] = ()
+    candidates: CandidateFeatures = field(default_factory=CandidateFeatures)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `features.json`."""
-        return asdict(self)
+        scales = [asdict(number) for number in self.scales]
+        return {"window": asdict(self.window), "scales": scales, "candidates": self.candidates.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureConfig:
         """The inverse of `to_json`."""
         scales = tuple(NumberScale(**plain) for plain in values["scales"])
-        return cls(WindowConfig(**values["window"]), scales)
+        candidates = CandidateFeatures.from_json(values["candidates"])
+        return cls(WindowConfig(**values["window"]), scales, candidates)
 
 
 class FeatureBuilder:
@@ -161,9 +107,10 @@ class FeatureBuilder:
         context = SparseField(
             REQUEST_CONTEXT, tokenizer.context_columns.stop, tokenizer.num_facet_rows, "sum"
         )
-        self.fields = ProfileFields(
+        profile = ProfileFields(
             (context, *declared, *(recent.fields if recent else ())), NUM_REQUEST_DENSE + len(scaled)
         )
+        self.fields = FeatureFields(profile, config.candidates.fields)
 
     def profile_inputs(self, histories: Histories) -> ProfileInputs:
         """Model inputs of raw requests: what the server calls.
@@ -237,12 +184,20 @@ class FeatureBuilder:
         return np.maximum(self.tokenizer.vocabularies.items.lookup(item_id), OUT_OF_VOCABULARY)
 
     def candidate_inputs(
-        self, item_id: NDArray[np.int64], candidate_lengths: NDArray[np.int64]
+        self,
+        item_id: NDArray[np.int64],
+        candidate_lengths: NDArray[np.int64],
+        raw: Mapping[str, NDArray] | None = None,
     ) -> CandidateInputs:
-        """Model inputs of raw candidate ids `[C]`, request by request, `candidate_lengths` `[B]` each.
+        """Model inputs of raw candidates, request by request: what the server calls.
+
+        Args:
+            item_id: `[C]`.
+            candidate_lengths: `[B]`.
+            raw: candidate features by name, `[C]` each; what is for training only is left out.
 
         Raises:
-            ValueError: if the lengths don't add up to C.
+            ValueError: if the lengths don't add up to C, or a feature is missing.
         """
         lengths = np.asarray(candidate_lengths, dtype=np.int64)
         if lengths.min(initial=0) < 0 or lengths.sum() != len(item_id):
@@ -251,7 +206,15 @@ class FeatureBuilder:
                 f" item_id has {len(item_id)} candidates"
             )
         offsets = np.concatenate(([0], np.cumsum(lengths)))
-        return CandidateInputs(torch.from_numpy(self.candidate_rows(item_id)), torch.from_numpy(offsets))
+        columns = self.config.candidates.look_up(raw or {}, len(item_id))
+        return candidate_tensors(self.candidate_rows(item_id), offsets, columns)
+
+
+def candidate_tensors(
+    item_rows: NDArray[np.int64], offsets: NDArray[np.int64], columns: CandidateColumns
+) -> CandidateInputs:
+    """Looked-up candidates `[C]` as model inputs: what co-training calls."""
+    return CandidateInputs(*(torch.from_numpy(each) for each in (item_rows, offsets, *columns)))
 
 
 def _request_dense(requests: TokenizedHistories) -> NDArray[np.float32]:

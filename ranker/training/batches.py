@@ -13,7 +13,8 @@ from foundation.dataset import Dataset
 from foundation.tokens import EventIds
 from foundation.vocabulary import OUT_OF_VOCABULARY
 from foundation.window import span_rows, window_start
-from ranker.features.builder import FeatureBuilder, ProfileFeatures, TokenizedHistories
+from ranker.features.builder import FeatureBuilder
+from ranker.features.inputs import ProfileFeatures, TokenizedHistories
 from ranker.model import RankerInputs
 from ranker.requests.request import Requests
 from ranker.training.losses import Targets

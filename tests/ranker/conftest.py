@@ -21,8 +21,8 @@ from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig, window_start
 from ranker.arches.interaction import InteractionConfig
 from ranker.assembly import Assembly, assemble_ranker
-from ranker.features.builder import CandidateInputs
 from ranker.features.histories import Histories
+from ranker.features.inputs import CandidateInputs
 from ranker.model import RankerConfig, RankerInputs, TowerKind
 
 TASKS = ("watch", "like")
@@ -127,7 +127,12 @@ def only_request():
 
     def cut(candidates: CandidateInputs, request: int) -> CandidateInputs:
         first, last = candidates.offsets[request : request + 2].tolist()
-        return CandidateInputs(candidates.item_rows[first:last], torch.tensor([0, last - first]))
+        return CandidateInputs(
+            candidates.item_rows[first:last],
+            torch.tensor([0, last - first]),
+            candidates.sparse[first:last],
+            candidates.dense[first:last],
+        )
 
     return cut
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from foundation.raw_values import NO_NUMBER, NO_VALUE
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, START
-from ranker.features.builder import ProfileInputs, TokenizedHistories
 from ranker.features.columns import SparseField
 from ranker.features.files import load_features, save_features
 from ranker.features.histories import Histories
+from ranker.features.inputs import ProfileInputs, TokenizedHistories
 from ranker.features.item_features import (
     MOST_DEVIATIONS,
     mean_and_deviation,
@@ -124,9 +124,11 @@ def test_unknown_values_are_out_of_vocabulary_and_never_an_error(make_assembly, 
     )
     assert [value.shape for value in inputs] == [value.shape for value in known]
     assert inputs.item_ids.max() <= 1
-    country = features.fields.sparse[0].num_columns
+    country = features.fields.profile.sparse[0].num_columns
     assert (inputs.sparse[:, country] == OUT_OF_VOCABULARY).all()
-    for field, column in zip(features.fields.sparse, first_columns(features.fields.sparse), strict=True):
+    for field, column in zip(
+        features.fields.profile.sparse, first_columns(features.fields.profile.sparse), strict=True
+    ):
         ids = inputs.sparse[:, column : column + field.num_columns]
         assert ids.min() >= -1, field
         assert ids.max() < field.num_rows, field

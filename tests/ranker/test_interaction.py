@@ -13,6 +13,7 @@ from torch import nn
 from ranker.arches.interaction import (
     Interaction,
     InteractionConfig,
+    Widths,
     interaction_first_layer,
     request_of_candidate,
 )
@@ -53,7 +54,7 @@ def test_first_layer_is_its_formula_candidate_by_candidate(
 
 def test_decomposed_first_layer_is_one_linear_layer_over_everything() -> None:
     torch.manual_seed(0)
-    module = Interaction(CONFIG, profile_width=6, candidate_width=9, num_tasks=2)
+    module = Interaction(CONFIG, Widths(6, 9, 0, 0), num_tasks=2)
     vector, candidate, offsets = torch.randn(2, 6), torch.randn(5, 9), torch.tensor([0, 2, 5])
     profile = vector[torch.tensor([0, 0, 1, 1, 1])]
     side = module.candidate_dots(candidate)
@@ -70,7 +71,7 @@ def test_decomposed_first_layer_is_one_linear_layer_over_everything() -> None:
 
 def test_shared_space_start_makes_dot_product_zero_the_scaled_dot_product() -> None:
     torch.manual_seed(0)
-    module = Interaction(CONFIG, profile_width=6, candidate_width=9, num_tasks=1)
+    module = Interaction(CONFIG, Widths(6, 9, 0, 0), num_tasks=1)
     module.start_from_shared_space(width=4, scale=20.0)
     vector, candidate = torch.randn(1, 6), torch.randn(8, 9)
     query = module.profile_dots(vector).view(3, 5)[0]
@@ -80,7 +81,7 @@ def test_shared_space_start_makes_dot_product_zero_the_scaled_dot_product() -> N
 
 
 def test_shared_space_wider_than_the_dot_products_is_refused() -> None:
-    module = Interaction(CONFIG, profile_width=8, candidate_width=9, num_tasks=1)
+    module = Interaction(CONFIG, Widths(8, 9, 0, 0), num_tasks=1)
     with pytest.raises(ValueError, match=r"dot_width is 5; .* decoder's width needs at least 6"):
         module.start_from_shared_space(width=6, scale=1.0)
 
@@ -94,7 +95,7 @@ def test_first_layer_swaps_without_touching_the_checkpoint() -> None:
             return interaction_first_layer(*args)
 
     torch.manual_seed(0)
-    module = Interaction(CONFIG, profile_width=6, candidate_width=9, num_tasks=2)
+    module = Interaction(CONFIG, Widths(6, 9, 0, 0), num_tasks=2)
     inputs = torch.randn(2, 6), torch.randn(5, 9), torch.tensor([0, 2, 5])
     before, keys = module(*inputs), list(module.state_dict())
     counting = Counting()

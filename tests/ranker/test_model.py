@@ -16,7 +16,7 @@ from foundation.objectives.softmax import next_item_loss
 from ranker.arches.interaction import InteractionConfig
 from ranker.arches.profile_tower import DecoderTower
 from ranker.arches.sparse import PaddedSparseArch, SparseArch
-from ranker.features.builder import CandidateInputs, ProfileInputs
+from ranker.features.inputs import CandidateInputs, ProfileInputs
 from ranker.features.item_features import build_item_features
 from ranker.model import Ranker, RankerConfig
 from ranker.state import ProfileState
@@ -105,7 +105,9 @@ def test_a_score_depends_on_its_request_and_candidate_only(
         torch.testing.assert_close(whole, together[first:last], rtol=1e-6, atol=1e-6)
         for candidate in range(first, last):
             rows = batch.candidates.item_rows[candidate : candidate + 1]
-            alone = model.score(ProfileState(vector), CandidateInputs(rows, torch.tensor([0, 1])))
+            alone = model.score(
+                ProfileState(vector), CandidateInputs.without_features(rows, torch.tensor([0, 1]))
+            )
             torch.testing.assert_close(alone[0], together[candidate], rtol=1e-6, atol=1e-6)
 
 
@@ -169,8 +171,8 @@ class _CandidateHalf(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, vector: torch.Tensor, rows: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
-        return self.model.score(ProfileState(vector), CandidateInputs(rows, offsets))
+    def forward(self, vector: torch.Tensor, *candidates: torch.Tensor) -> torch.Tensor:
+        return self.model.score(ProfileState(vector), CandidateInputs(*candidates))
 
 
 def exportable(model: Ranker) -> Ranker:
@@ -197,7 +199,9 @@ def test_both_halves_export_with_dynamic_shapes(
         state = assembly.model.encode_profile(batch.profile)
         arguments = (state.vector, *batch.candidates)
         candidate = torch.export.export(
-            _CandidateHalf(twin), arguments, dynamic_shapes=({0: b}, {0: c}, {0: b + 1})
+            _CandidateHalf(twin),
+            arguments,
+            dynamic_shapes=({0: b}, ({0: c}, {0: b + 1}, {0: c}, {0: c})),
         ).module()
         others = assembly.features.profile_inputs(
             raw_histories(synthetic_dataset, [3, 9, 4, 5, 6, 2, 8], [9, 1, 4, 6, 0, 3, 2])
@@ -205,7 +209,7 @@ def test_both_halves_export_with_dynamic_shapes(
         rows = torch.arange(5)
         for inputs, candidates in (
             (batch.profile, batch.candidates),
-            (others, CandidateInputs(rows, torch.tensor([0, 0, 2, 2, 3, 3, 4, 5]))),
+            (others, CandidateInputs.without_features(rows, torch.tensor([0, 0, 2, 2, 3, 3, 4, 5]))),
         ):
             expected = assembly.model.score(assembly.model.encode_profile(inputs), candidates)
             logits = candidate(profile(*inputs), *candidates)

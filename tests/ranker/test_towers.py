@@ -58,7 +58,7 @@ def test_pooled_tower_reads_recent_items_and_no_tokens(make_assembly, make_batch
 
 
 def test_both_towers_get_the_same_features_but_for_the_history(make_assembly) -> None:
-    decoder, pooled = make_assembly("decoder").features.fields, make_assembly("pooled").features.fields
+    decoder, pooled = (make_assembly(kind).features.fields.profile for kind in ("decoder", "pooled"))
     assert pooled.num_dense == decoder.num_dense
     shared = len(decoder.sparse)
     assert pooled.sparse[:shared] == decoder.sparse

@@ -1,0 +1,156 @@
+"""Features that a candidate has in one request only: what the request says of it beside its item id.
+
+Shapes: C candidates over the batch, W id columns, X dense columns.
+
+A number is both bucketed (an id column) and standardised (a dense column). A feature that is for training only (the
+position at which a candidate was shown) is never asked for in serving: there it has one fixed value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foundation.raw_values import NO_NUMBER, NO_VALUE
+from foundation.vocabulary import Lookup, NumericBuckets, Vocabulary
+from ranker.features.columns import SparseField
+from ranker.features.item_features import scale
+
+CandidateKind = Literal["categorical", "numeric"]
+
+
+@dataclass(frozen=True)
+class CandidateFeature:
+    """One declared list column of requests.parquet, a value for each candidate.
+
+    Attributes:
+        name: what the model, the contract and the wire call it.
+        kind: categorical (integers, strings, booleans) or numeric.
+        column: its column in requests.parquet.
+        vocabulary_size: at most so many known values, or quantile buckets; None: every value, or 16 buckets.
+        boundaries: ascending edges of a numeric one's buckets.
+        training_only: whether serving fixes it at `at_serving` instead of asking for it.
+        at_serving: that raw value (a string's hash); None is "no value".
+    """
+
+    name: str
+    kind: CandidateKind
+    column: str
+    vocabulary_size: int | None = None
+    boundaries: tuple[float, ...] = ()
+    training_only: bool = False
+    at_serving: int | float | None = None
+
+    @property
+    def is_number(self) -> bool:
+        """Whether its raw values are float32, rather than int64."""
+        return self.kind == "numeric"
+
+    @property
+    def serving_value(self) -> int | float:
+        """What it is fixed at in serving, as a raw value."""
+        missing = float(NO_NUMBER) if self.is_number else int(NO_VALUE)
+        return missing if self.at_serving is None else self.at_serving
+
+
+class CandidateColumns(NamedTuple):
+    """Candidate features after lookup."""
+
+    sparse: NDArray[np.int64]
+    """`[C, W]` ids, -1 where there is no value."""
+    dense: NDArray[np.float32]
+    """`[C, X]` standardised numbers, 0 where there is no value."""
+
+
+class CandidateFields(NamedTuple):
+    """What the columns hold."""
+
+    sparse: tuple[SparseField, ...]
+    num_dense: int
+
+
+@dataclass(frozen=True)
+class KnownFeature:
+    """A declared feature with what training requests told of it: its values, and its scale if it is a number."""
+
+    feature: CandidateFeature
+    lookup: Lookup
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        plain = {"feature": asdict(self.feature), "lookup": self.lookup.to_plain()}
+        return {**plain, "mean": self.mean, "deviation": self.deviation}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> KnownFeature:
+        """The inverse of `to_json`."""
+        declared = {**plain["feature"], "boundaries": tuple(plain["feature"]["boundaries"])}
+        values = plain["lookup"]
+        lookup: Lookup = (
+            Vocabulary(np.asarray(values["keys"], dtype=np.int64))
+            if "keys" in values
+            else NumericBuckets(np.asarray(values["boundaries"], dtype=np.float32))
+        )
+        return cls(CandidateFeature(**declared), lookup, plain["mean"], plain["deviation"])
+
+
+@dataclass(frozen=True)
+class CandidateFeatures:
+    """All candidate features of a ranker, in declared order; most rankers have none."""
+
+    known: tuple[KnownFeature, ...] = ()
+
+    @property
+    def fields(self) -> CandidateFields:
+        """Names and sizes of the columns that `look_up` gives."""
+        sparse = (SparseField(each.feature.name, 1, each.lookup.num_rows) for each in self.known)
+        return CandidateFields(tuple(sparse), sum(each.feature.is_number for each in self.known))
+
+    @property
+    def asked_for(self) -> tuple[CandidateFeature, ...]:
+        """Those that a request in serving brings along."""
+        return tuple(each.feature for each in self.known if not each.feature.training_only)
+
+    def look_up(self, raw: Mapping[str, NDArray], num_candidates: int) -> CandidateColumns:
+        """Columns of raw values `[C]` by feature name; one that is for training only may be left out.
+
+        Raises:
+            ValueError: a feature is missing, or hasn't C values.
+        """
+        sparse = [np.empty((num_candidates, 0), dtype=np.int64)]
+        dense = [np.empty((num_candidates, 0), dtype=np.float32)]
+        for each in self.known:
+            values = _values(each.feature, raw, num_candidates)
+            sparse.append(each.lookup.lookup(values)[:, None])
+            if each.feature.is_number:
+                dense.append(scale(values, each.mean, each.deviation)[:, None])
+        return CandidateColumns(np.concatenate(sparse, axis=1), np.concatenate(dense, axis=1))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain values, for `features.json`."""
+        return [each.to_json() for each in self.known]
+
+    @classmethod
+    def from_json(cls, plain: list[dict[str, Any]]) -> CandidateFeatures:
+        """The inverse of `to_json`."""
+        return cls(tuple(KnownFeature.from_json(each) for each in plain))
+
+
+def _values(feature: CandidateFeature, raw: Mapping[str, NDArray], num_candidates: int) -> NDArray:
+    if feature.name not in raw:
+        if not feature.training_only:
+            raise ValueError(f"candidate feature {feature.name!r} is missing; given: {sorted(raw)}")
+        dtype = np.float32 if feature.is_number else np.int64
+        return np.full(num_candidates, feature.serving_value, dtype=dtype)
+    if len(raw[feature.name]) != num_candidates:
+        raise ValueError(
+            f"candidate feature {feature.name!r} has {len(raw[feature.name])} values; there are {num_candidates}"
+            " candidates"
+        )
+    return raw[feature.name]
