@@ -85,6 +85,7 @@ class EventRequests:
             )[order],
             labels=np.concatenate((labels, sampled_labels))[order],
             mask=np.concatenate((mask, sampled_mask))[order],
+            candidate_features={},
         )
 
     def _points(

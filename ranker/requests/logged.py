@@ -56,6 +56,7 @@ def read_requests(dataset: Dataset, tasks: tuple[Task, ...]) -> Requests:
         candidate_id=candidate_id,
         labels=np.stack([np.where(value == NO_NUMBER, 0, value) for value in values], axis=1),
         mask=np.stack([value != NO_NUMBER for value in values], axis=1),
+        candidate_features={},
     )
 
 

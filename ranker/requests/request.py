@@ -39,6 +39,8 @@ class Requests(NamedTuple):
     """`[C, N]`, 0 or 1; 0 where there is none."""
     mask: NDArray[np.bool_]
     """`[C, N]`, whether there is a label."""
+    candidate_features: dict[str, NDArray]
+    """Raw values `[C]` of the candidate features, which only logged requests have."""
 
     def take(self, rows: NDArray[np.int64]) -> Requests:
         """The requests at `rows`, in that order."""
@@ -52,6 +54,7 @@ class Requests(NamedTuple):
             self.candidate_id[span.rows],
             self.labels[span.rows],
             self.mask[span.rows],
+            {name: values[span.rows] for name, values in self.candidate_features.items()},
         )
 
 
