@@ -1,7 +1,7 @@
 """A trained ranker as a self-contained folder of safetensors and JSON: from co-training, for serving.
 
     model.safetensors   weights of both halves, and the catalogue's static features
-    config.json         RankerConfig and, for the decoder tower, FoundationConfig
+    config.json         RankerConfig, for the decoder tower FoundationConfig, and the tasks' log rates
     tasks.json          the tasks, in the order of the logits' columns
     schema.json, vocab.json, features.json, recent_items.safetensors   see `ranker.features.files`
     manifest.json       version, hash of every file, the foundation release it grew from, its data, metrics
@@ -12,10 +12,12 @@ No file is pickled, and loading needs no process group.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -52,6 +54,9 @@ class TrainedRanker(NamedTuple):
     model: Ranker
     features: FeatureBuilder
     tasks: tuple[Task, ...]
+    log_rates: tuple[float, ...] = ()
+    """For each task log(w), w the share of its negatives that training saw: `probability = sigmoid(logit +
+    log_rate)`. None given: all were seen, 0 each."""
 
 
 class LoadedRanker(NamedTuple):
@@ -63,6 +68,8 @@ class LoadedRanker(NamedTuple):
     tasks: tuple[Task, ...]
     features: FeatureBuilder
     manifest: RankerManifest
+    log_rates: tuple[float, ...]
+    """See `TrainedRanker`; one for each task."""
 
 
 def save_ranker(
@@ -77,14 +84,17 @@ def save_ranker(
         metrics: figures of the run.
 
     Raises:
-        ArtifactError: `folder` is there already; an artifact is never replaced.
+        ArtifactError: `folder` is there already (an artifact is never replaced), or `log_rates` don't fit the tasks.
     """
     if folder.exists():
         raise ArtifactError(f"{folder}: is there already; an artifact is written once, choose another folder")
     model = trained.model
+    log_rates = _checked_log_rates(
+        trained.log_rates or (0.0,) * len(trained.tasks), trained.tasks, "log_rates"
+    )
     with atomic_folder(folder) as partial:
         save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, partial / MODEL)
-        _write_json(partial / CONFIG, _config_of(model))
+        _write_json(partial / CONFIG, {**_config_of(model), "log_rates": log_rates})
         _write_json(partial / TASKS, [asdict(task) for task in trained.tasks])
         names = (MODEL, CONFIG, TASKS, *feature_file_names(trained.features.recent is not None))
         save_features(partial, trained.features)
@@ -115,10 +125,11 @@ def load_ranker(folder: Path) -> LoadedRanker:
         _check_file(folder / name, manifest.files.get(name))
     features = load_features(folder)
     tasks = tuple(Task(**plain) for plain in json.loads((folder / TASKS).read_text(encoding="utf-8")))
-    model = _load_model(folder, features, tasks)
-    return LoadedRanker(
-        model.eval(), features.tokenizer, features.tokenizer.schema, tasks, features, manifest
-    )
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    log_rates = _checked_log_rates(config["log_rates"], tasks, f"{folder / CONFIG}: log_rates")
+    model = _load_model(folder, config, features, tasks)
+    tokenizer = features.tokenizer
+    return LoadedRanker(model.eval(), tokenizer, tokenizer.schema, tasks, features, manifest, log_rates)
 
 
 def read_manifest(folder: Path) -> RankerManifest:
@@ -142,8 +153,17 @@ def _config_of(model: Ranker) -> dict[str, object]:
     return {"ranker": model.config.to_json(), "foundation": foundation}
 
 
-def _load_model(folder: Path, features: FeatureBuilder, tasks: tuple[Task, ...]) -> Ranker:
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+def _checked_log_rates(values: Sequence[float], tasks: tuple[Task, ...], where: str) -> tuple[float, ...]:
+    """One finite number <= 0 (the log of a share) for each task."""
+    if len(values) != len(tasks) or not all(math.isfinite(value) and value <= 0 for value in values):
+        names = [task.name for task in tasks]
+        raise ArtifactError(f"{where} is {list(values)}; it must be a number <= 0 for each task of {names}")
+    return tuple(float(value) for value in values)
+
+
+def _load_model(
+    folder: Path, config: dict[str, Any], features: FeatureBuilder, tasks: tuple[Task, ...]
+) -> Ranker:
     tensors = _tensors(folder / MODEL)
     tokenizer = features.tokenizer
     items = ItemFeatures(

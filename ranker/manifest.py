@@ -8,8 +8,8 @@ from typing import Any
 
 from foundation.manifest import TrainingCut, TrainingData
 
-FORMAT = 2
-"""Of the ranker's folder; a reader refuses any other. 2 has the cut's protocol."""
+FORMAT = 3
+"""Of the ranker's folder; a reader refuses any other. 3 has the tasks' log rates."""
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from ranker.schema import load_tasks
 def save(synthetic_folder, release, tmp_path):
     """Saves an assembly; returns its folder."""
 
-    def write(assembly: Assembly) -> Path:
+    def write(assembly: Assembly, log_rates: tuple[float, ...] = ()) -> Path:
         folder = tmp_path / "ranker"
         tasks = load_tasks(synthetic_folder / "schema.toml")
-        save_ranker(folder, TrainedRanker(*assembly, tasks), release.manifest, {"auc": 0.75})
+        save_ranker(folder, TrainedRanker(*assembly, tasks, log_rates), release.manifest, {"auc": 0.75})
         return folder
 
     return write
@@ -43,6 +43,19 @@ def test_a_loaded_ranker_scores_as_the_saved_one(make_assembly, make_batch, save
     assert loaded.manifest.foundation.version == release.manifest.version
     assert loaded.manifest.trained_on == release.manifest.trained_on
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(("given", "kept"), [((), (0.0, 0.0)), ((-2.5, 0.0), (-2.5, 0.0))])
+def test_log_rates_are_kept_for_each_task(make_assembly, save, given, kept) -> None:
+    assert load_ranker(save(make_assembly("pooled"), given)).log_rates == kept
+
+
+@pytest.mark.parametrize("wrong", [(-1.0,), (0.5, 0.0), (float("-inf"), 0.0), (float("nan"), 0.0)])
+def test_log_rates_that_are_no_shares_of_the_tasks_are_refused(make_assembly, save, wrong) -> None:
+    with pytest.raises(
+        ArtifactError, match=r"log_rates is .* a number <= 0 for each task of \['watch', 'like'"
+    ):
+        save(make_assembly("pooled"), wrong)
 
 
 def test_the_folder_holds_safetensors_and_json_only_with_a_hash_each(make_assembly, save) -> None:
@@ -95,7 +108,7 @@ def test_weights_of_another_model_are_refused_even_with_a_right_hash(make_assemb
     [
         (None, "not found"),
         ("{", "not a ranker's manifest"),
-        ('{"format": 1}', "format is 1; this code reads 2; co-train again"),
+        ('{"format": 1}', "format is 1; this code reads 3; co-train again"),
     ],
 )
 def test_a_damaged_manifest_is_named(make_assembly, save, text, message) -> None:
