@@ -170,7 +170,7 @@ def _finish(run: Cotraining, release: Manifest) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "protocol": PROTOCOL,
     }
-    write_request_auc(out / DUMP, run.dataset, requests, evaluation)
+    write_request_auc(out / DUMP, run.rows(requests), evaluation)
     with atomic_file(out / "metrics.json") as partial:
         partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
     # Last: a run whose ranker is there is finished.

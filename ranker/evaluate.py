@@ -19,7 +19,7 @@ from ranker.artifact import load_ranker
 from ranker.evaluation.evaluation import evaluate, write_request_auc
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
-from ranker.training.batches import BatchBuilder
+from ranker.rows.making import RowMaker
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,10 @@ def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
             " evaluate it on its own data"
         )
     requests = build_requests(dataset, ranker.tasks, config.which, config.requests)
-    evaluation = evaluate(ranker.model, BatchBuilder(dataset, ranker.features), requests)
+    rows = RowMaker(dataset, ranker.features).rows(requests)
+    evaluation = evaluate(ranker.model, ranker.features, rows)
     if config.dump is not None:
-        write_request_auc(config.dump, dataset, requests, evaluation)
+        write_request_auc(config.dump, rows, evaluation)
     return evaluation.metrics
 
 

@@ -15,8 +15,8 @@ import xxhash
 from numpy.typing import NDArray
 
 from foundation.atomic import atomic_file
-from foundation.dataset import Dataset
 from foundation.library_notices import library_notices_off
+from foundation.window import span_rows
 from ranker.evaluation.metrics import (
     auc,
     grouped_auc,
@@ -25,9 +25,10 @@ from ranker.evaluation.metrics import (
     mean_of_defined,
     normalised_entropy,
 )
+from ranker.features.builder import FeatureBuilder
 from ranker.model import Ranker
-from ranker.requests.request import Requests
-from ranker.training.batches import BatchBuilder
+from ranker.rows.inputs import model_inputs
+from ranker.rows.rows import Rows
 
 DUMP = "test_requests.parquet"
 """Per-request AUCs of a finished run, in its folder."""
@@ -45,36 +46,40 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: Ranker, builder: BatchBuilder, requests: Requests) -> NDArray[np.float32]:
+def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> NDArray[np.float32]:
     """Logits `[C, N]` of the candidates of all requests; the model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
     # Requests of like length share a batch, which keeps padding low; a logit doesn't depend on its batch.
-    order = np.argsort(builder.history_lengths(requests), kind="stable")
+    order = np.argsort(rows.history_lengths, kind="stable")
     item_vectors = model.item_vectors()
-    logits = np.empty((len(requests.candidate_id), len(model.tasks)), dtype=np.float32)
-    candidate = np.arange(len(requests.candidate_id))
+    logits = np.empty((len(rows.item_rows), len(model.tasks)), dtype=np.float32)
+    offsets = rows.candidate_offsets
     for first in range(0, len(order), REQUESTS_PER_BATCH):
-        rows = order[first : first + REQUESTS_PER_BATCH]
-        inputs = builder.inputs(requests.take(rows))
+        batch = order[first : first + REQUESTS_PER_BATCH]
+        inputs = model_inputs(features, rows.take(batch))
         state = model.encode_profile(inputs.profile, item_vectors)
         found = model.score(state, inputs.candidates, item_vectors).numpy()
-        offsets = requests.candidate_offsets
-        places = np.concatenate([candidate[offsets[row] : offsets[row + 1]] for row in rows])
-        logits[places] = found
+        logits[span_rows(offsets[batch], offsets[batch + 1]).rows] = found
     model.train(was_training)
     return logits
 
 
-def evaluate(model: Ranker, builder: BatchBuilder, requests: Requests) -> Evaluation:
-    """Metrics of every task over its labelled candidates."""
+def evaluate(model: Ranker, features: FeatureBuilder, rows: Rows) -> Evaluation:
+    """Metrics of every task over its labelled candidates.
+
+    Args:
+        model: unsharded.
+        features: of the ranker, which may differ from the builder that made the rows in its recent items.
+        rows: B requests.
+    """
     with library_notices_off():
-        logits = score(model, builder, requests)
+        logits = score(model, features, rows)
     metrics, request_auc = {}, {}
     for column, task in enumerate(model.tasks):
-        mask = requests.mask[:, column]
-        offsets = kept_offsets(mask, requests.candidate_offsets)
-        scores, labels = logits[mask, column].astype(np.float64), requests.labels[mask, column]
+        mask = rows.mask[:, column]
+        offsets = kept_offsets(mask, rows.candidate_offsets)
+        scores, labels = logits[mask, column].astype(np.float64), rows.labels[mask, column]
         request_auc[task] = grouped_auc(scores, labels, offsets)
         metrics[task] = {
             "auc": auc(scores, labels),
@@ -87,16 +92,16 @@ def evaluate(model: Ranker, builder: BatchBuilder, requests: Requests) -> Evalua
     return Evaluation(metrics, request_auc)
 
 
-def write_request_auc(path: Path, dataset: Dataset, requests: Requests, evaluation: Evaluation) -> None:
+def write_request_auc(path: Path, rows: Rows, evaluation: Evaluation) -> None:
     """Writes a row per request: number, profile, place in the history, hash of candidates, AUC of each task."""
-    starts, stops = requests.candidate_offsets[:-1], requests.candidate_offsets[1:]
+    starts, stops = rows.candidate_offsets[:-1], rows.candidate_offsets[1:]
     columns: dict[str, Any] = {
-        REQUEST: np.arange(len(requests.profile)),
-        PROFILE: dataset.profile_ids[requests.profile],
-        HISTORY_END: requests.history_end,
+        REQUEST: np.arange(len(rows)),
+        PROFILE: rows.profile_id,
+        HISTORY_END: rows.histories.num_events_before + rows.history_lengths,
         # Whatever their order, which no AUC depends on.
         CANDIDATES_HASH: [
-            xxhash.xxh3_64_hexdigest(np.sort(requests.candidate_id[start:stop]).tobytes())
+            xxhash.xxh3_64_hexdigest(np.sort(rows.item_rows[start:stop].astype(np.int64)).tobytes())
             for start, stop in zip(starts, stops, strict=True)
         ],
     }

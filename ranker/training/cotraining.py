@@ -24,6 +24,8 @@ from ranker.evaluation.evaluation import Evaluation, evaluate
 from ranker.model import Ranker, RankerConfig, TowerKind
 from ranker.requests.request import RequestConfig, Requests, hide_candidates
 from ranker.requests.source import RequestSource
+from ranker.rows.making import RowMaker
+from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
 from ranker.training.batches import BatchBuilder, batch_order, rank_share
 from ranker.training.losses import LossConfig
@@ -166,7 +168,11 @@ class Cotraining:
 
     def evaluate(self, requests: Requests) -> Evaluation:
         """Metrics of `whole`."""
-        return evaluate(self.whole, self.builder, requests)
+        return evaluate(self.whole, self.features, self.rows(requests))
+
+    def rows(self, requests: Requests) -> Rows:
+        """Request rows of `held_out` requests."""
+        return RowMaker(self.dataset, self.features).rows(requests)
 
     def save(self, step: int) -> None:
         """Writes the checkpoint of `step` steps done; every rank must call it."""

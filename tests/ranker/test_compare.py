@@ -14,6 +14,7 @@ from ranker.evaluation.bootstrap import compare_dumps, paired_interval
 from ranker.evaluation.evaluation import Evaluation, write_request_auc
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
+from ranker.rows.making import RowMaker
 from ranker.schema import Task
 
 
@@ -81,13 +82,15 @@ def test_other_requests_and_missing_tasks_are_refused(tmp_path) -> None:
 
 
 def test_dumps_of_the_same_points_with_other_candidates_are_not_paired(
-    synthetic_dataset: Dataset, tmp_path: Path
+    synthetic_dataset: Dataset, make_assembly, tmp_path: Path
 ) -> None:
+    maker = RowMaker(synthetic_dataset, make_assembly("decoder").features)
+
     def dump(name: str, negatives: int) -> Path:
         config = RequestConfig(negatives=negatives)
         requests = build_requests(synthetic_dataset, (Task("watch", "interaction"),), "test", config)
         aucs = {"watch": np.full(len(requests.profile), 0.5)}
-        write_request_auc(tmp_path / name, synthetic_dataset, requests, Evaluation({}, aucs))
+        write_request_auc(tmp_path / name, maker.rows(requests), Evaluation({}, aucs))
         return tmp_path / name
 
     first = dump("first.parquet", 15)
