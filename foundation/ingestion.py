@@ -107,6 +107,15 @@ class Table:
         self._no_nulls(values)
         return self._float32(values.explode(empty_as_null=False)), values.list.len().cast(pl.Int64).to_numpy()
 
+    def value_lists(self, column: str) -> tuple[np.ndarray, np.ndarray]:
+        """A list column of categories: values int64 `[total]` (null: `NO_VALUE`), lengths int64 `[rows]`."""
+        values = self._list_column(column)
+        self._no_nulls(values)
+        flat = self._int64(
+            values.explode(empty_as_null=False), "its values are integers, strings or booleans"
+        )
+        return flat, values.list.len().cast(pl.Int64).to_numpy()
+
     def embeddings(self, column: str) -> np.ndarray:
         """A list column of equally many numbers in every row, float32 `[rows, E]`; a null row is zeros."""
         values = self._list_column(column)

@@ -148,13 +148,15 @@ BUILT_IN = (
     "timestamp",
 )
 """Names that facets and features can't have: the wire, the tokenizer and embedding tables use them already."""
+RANKER_TABLES = ("task", "candidate_feature")
+"""Tables of `schema.toml` that only the ranker reads."""
 _NUM_ACTIONS_FACET = Facet(
     NUM_ACTIONS, "numeric", NUM_ACTIONS, boundaries=(2.0, 3.0, 5.0, 9.0, 17.0, 33.0, 65.0), role="what"
 )
 
 
 def load_schema(path: Path) -> Schema:
-    """Reads `schema.toml`; its `[[task]]` tables are left to the ranker.
+    """Reads `schema.toml`; its `[[task]]` and `[[candidate_feature]]` tables are left to the ranker.
 
     Raises:
         DataError: unreadable, or a field is missing, unknown or wrong; names it and what would be right.
@@ -167,8 +169,8 @@ def load_schema(path: Path) -> Schema:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not valid TOML: {error}") from None
     where = str(path)
-    known = ("name", "columns", "time", "merge", "facet", "item_feature", "profile_feature", "task")
-    check_keys(plain, known, where)
+    ours = ("name", "columns", "time", "merge", "facet", "item_feature", "profile_feature")
+    check_keys(plain, (*ours, *RANKER_TABLES), where)
     name = plain.get("name", path.absolute().parent.name)
     require(isinstance(name, str), where, f"name = {name!r}: must be a string")
     merge_adjacent = _read_merge(plain.get("merge", {}), f"{where}: [merge]")
@@ -178,10 +180,10 @@ def load_schema(path: Path) -> Schema:
         columns=_read_columns(plain.get("columns", {}), f"{where}: [columns]"),
         facets=(*facets, _NUM_ACTIONS_FACET) if merge_adjacent else tuple(facets),
         item_features=tuple(
-            _read_feature(table, label) for table, label in named_tables(plain, "item_feature", where)
+            read_feature(table, label) for table, label in named_tables(plain, "item_feature", where)
         ),
         profile_features=tuple(
-            _read_feature(table, label) for table, label in named_tables(plain, "profile_feature", where)
+            read_feature(table, label) for table, label in named_tables(plain, "profile_feature", where)
         ),
         time_channels=_read_channels(plain.get("time", {}), f"{where}: [time]"),
         merge_adjacent=merge_adjacent,
@@ -218,11 +220,16 @@ def _read_merge(table: Any, where: str) -> bool:
 
 def _read_facet(table: dict[str, Any], where: str) -> Facet:
     role: Role = choice(table, "role", ROLES, where)
-    feature = _read_feature({key: value for key, value in table.items() if key != "role"}, where, KINDS)
+    feature = read_feature({key: value for key, value in table.items() if key != "role"}, where, KINDS)
     return Facet(**vars(feature), role=role)
 
 
-def _read_feature(table: dict[str, Any], where: str, kinds: Sequence[Kind] = FEATURE_KINDS) -> Feature:
+def read_feature(table: dict[str, Any], where: str, kinds: Sequence[Kind] = FEATURE_KINDS) -> Feature:
+    """Reads the table of one feature whose name is known to be a word.
+
+    Raises:
+        DataError: a field is unknown or wrong; `where` says of which table.
+    """
     require(
         table["name"] not in BUILT_IN,
         where,

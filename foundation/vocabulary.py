@@ -30,6 +30,7 @@ __all__ = [
     "NumericBuckets",
     "Vocabularies",
     "Vocabulary",
+    "build_lookup",
     "build_vocabularies",
     "hash_string",
     "hash_strings",
@@ -193,13 +194,13 @@ def build_vocabularies(dataset: Dataset) -> Vocabularies:
     unknown = np.full(FIRST_KNOWN, NO_VALUE, dtype=np.int64)
     return Vocabularies(
         items=items,
-        facets={facet.name: _build(facet, events.facets[facet.name][seen]) for facet in schema.facets},
+        facets={facet.name: build_lookup(facet, events.facets[facet.name][seen]) for facet in schema.facets},
         item_features={
-            feature.name: _build(feature, dataset.catalogue.features[feature.name])
+            feature.name: build_lookup(feature, dataset.catalogue.features[feature.name])
             for feature in schema.item_features
         },
         profile_features={
-            feature.name: _build(feature, dataset.profiles.features[feature.name][training_profiles])
+            feature.name: build_lookup(feature, dataset.profiles.features[feature.name][training_profiles])
             for feature in schema.profile_features
         },
         first_timestamp=int(span.min()),
@@ -209,7 +210,8 @@ def build_vocabularies(dataset: Dataset) -> Vocabularies:
     )
 
 
-def _build(feature: Feature, raw: np.ndarray) -> Lookup:
+def build_lookup(feature: Feature, raw: np.ndarray) -> Lookup:
+    """The vocabulary or the buckets of a declared facet or feature, from raw values that training may see."""
     if feature.kind == "duration":
         return NumericBuckets(np.asarray(feature.boundaries or DURATION_BOUNDARIES, dtype=np.float32))
     if feature.kind == "numeric":

@@ -1,4 +1,4 @@
-"""What the ranker learns to predict of a candidate: the `[[task]]` tables of `schema.toml`."""
+"""What the ranker alone reads of `schema.toml`: tasks, and features that a candidate has in one request only."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from foundation.errors import DataError
-from foundation.schema import Schema, load_schema
+from foundation.raw_values import hash_string
+from foundation.schema import Schema, load_schema, read_feature
+from foundation.toml_tables import check_keys, named_tables, require
+from ranker.features.candidate_features import KINDS as CANDIDATE_KINDS
+from ranker.features.candidate_features import CandidateFeature
 
 TaskKind = Literal["interaction", "threshold", "column"]
 KINDS: tuple[TaskKind, ...] = get_args(TaskKind)
+
+_LARGEST_NUMBER = float(np.finfo(np.float32).max)
 
 # The fields that a task of each kind has beside name and kind; each of them is required.
 _FIELDS: dict[str, tuple[str, ...]] = {
@@ -19,6 +27,9 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "threshold": ("facet", "at_least"),
     "column": ("column",),
 }
+# The fields of a candidate feature, and those of one that serving doesn't ask for.
+_CANDIDATE_FIELDS = ("name", "kind", "column", "vocabulary_size", "boundaries")
+_FIXED_FIELDS = ("training_only", "at_serving")
 
 
 @dataclass(frozen=True)
@@ -118,3 +129,72 @@ def _check_together(tasks: tuple[Task, ...], path: Path) -> None:
             f"{path}: [[task]] {from_events[0]!r}: its label comes from events and that of others from"
             " requests.parquet; give every task kind = 'column', or none"
         )
+
+
+def load_candidate_features(path: Path) -> tuple[CandidateFeature, ...]:
+    """Reads the `[[candidate_feature]]` tables of a `schema.toml`, in declared order; most schemas have none.
+
+    Raises:
+        DataError: a field is missing, unknown or wrong, a column is a task's label, or labels come from events,
+            where there are no such columns; names it and what would be right.
+    """
+    load_schema(path)
+    with path.open("rb") as file:
+        plain = tomllib.load(file)
+    tables = named_tables(plain, "candidate_feature", str(path))
+    if not tables:
+        return ()
+    tasks = load_tasks(path)
+    if not are_logged(tasks):
+        raise DataError(
+            f"{tables[0][1]}: is a column of requests.parquet, and the tasks' labels come from events; declare tasks"
+            " whose labels are logged, or leave it out"
+        )
+    features = tuple(_candidate_feature(table, where) for table, where in tables)
+    labels = {task.column: task.name for task in tasks}
+    for feature, (_, where) in zip(features, tables, strict=True):
+        require(
+            feature.column not in labels,
+            where,
+            f"column = {feature.column!r}: holds the label of task {labels.get(feature.column)!r}",
+        )
+    return features
+
+
+def _candidate_feature(table: dict[str, Any], where: str) -> CandidateFeature:
+    check_keys(table, (*_CANDIDATE_FIELDS, *_FIXED_FIELDS), where)
+    shared = {key: value for key, value in table.items() if key not in _FIXED_FIELDS}
+    feature = read_feature(shared, where, CANDIDATE_KINDS)
+    training_only = table.get("training_only", False)
+    require(
+        isinstance(training_only, bool), where, f"training_only = {training_only!r}: must be true or false"
+    )
+    at_serving = table.get("at_serving")
+    require(
+        at_serving is None or training_only,
+        where,
+        "at_serving is what a feature with training_only = true is fixed at; this one is sent with each request",
+    )
+    is_number = feature.kind == "numeric"
+    return CandidateFeature(
+        feature.name,
+        "numeric" if is_number else "categorical",
+        feature.column,
+        feature.vocabulary_size,
+        feature.boundaries,
+        training_only,
+        None if at_serving is None else _fixed_value(at_serving, is_number, where),
+    )
+
+
+def _fixed_value(given: Any, is_number: bool, where: str) -> int | float:
+    """The raw value of `at_serving`."""
+    if is_number:
+        fits = isinstance(given, int | float) and not isinstance(given, bool) and abs(given) < _LARGEST_NUMBER
+        require(fits, where, f"at_serving = {given!r}: must be a number, as kind = 'numeric' is")
+        return float(given)
+    if isinstance(given, str):
+        return hash_string(given)
+    fits = isinstance(given, int) and -(1 << 63) < given < 1 << 63
+    require(fits, where, f"at_serving = {given!r}: must be an integer, a string or a boolean")
+    return int(given)

@@ -28,7 +28,7 @@ from foundation.sources.synthetic_tables import (
 )
 from foundation.sources.synthetic_world import SyntheticConfig, draw_items, draw_viewers
 
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 """To raise when the same config makes another world: an old folder is not taken for a new one."""
 
 

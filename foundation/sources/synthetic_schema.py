@@ -110,4 +110,11 @@ column = "label_watch"
 name = "like"
 kind = "column"
 column = "label_like"
+
+[[candidate_feature]]
+name = "position"
+kind = "categorical"
+column = "positions"
+training_only = true
+at_serving = 0
 """

@@ -8,19 +8,21 @@ position at which a candidate was shown) is never asked for in serving: there it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from foundation.raw_values import NO_NUMBER, NO_VALUE
-from foundation.vocabulary import Lookup, NumericBuckets, Vocabulary
+from foundation.schema import Feature
+from foundation.vocabulary import Lookup, NumericBuckets, Vocabulary, build_lookup
 from ranker.features.columns import SparseField
-from ranker.features.item_features import scale
+from ranker.features.item_features import mean_and_deviation, scale
 
 CandidateKind = Literal["categorical", "numeric"]
+KINDS: tuple[CandidateKind, ...] = get_args(CandidateKind)
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,32 @@ class CandidateFeatures:
     def from_json(cls, plain: list[dict[str, Any]]) -> CandidateFeatures:
         """The inverse of `to_json`."""
         return cls(tuple(KnownFeature.from_json(each) for each in plain))
+
+
+def known_features(
+    declared: Iterable[CandidateFeature], raw_values: Mapping[str, NDArray]
+) -> CandidateFeatures:
+    """Declared features with what the training requests tell of them: values, buckets, and the scale of numbers.
+
+    Args:
+        declared: from `ranker.schema.load_candidate_features`.
+        raw_values: by feature name the raw values `[C]` of the candidates of training requests, and of no others
+            (`ranker.requests.candidate_values`); a large sample of them will do.
+
+    Raises:
+        ValueError: values of a feature are missing.
+    """
+    known = []
+    for feature in declared:
+        if feature.name not in raw_values:
+            raise ValueError(f"candidate feature {feature.name!r} is missing; given: {sorted(raw_values)}")
+        raw = raw_values[feature.name]
+        column = Feature(
+            feature.name, feature.kind, feature.column, feature.vocabulary_size, feature.boundaries
+        )
+        scaled = mean_and_deviation(raw) if feature.is_number else (0.0, 1.0)
+        known.append(KnownFeature(feature, build_lookup(column, raw), *scaled))
+    return CandidateFeatures(tuple(known))
 
 
 def _values(feature: CandidateFeature, raw: Mapping[str, NDArray], num_candidates: int) -> NDArray:
