@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from foundation.aggregation import Aggregation, AggregationConfig
 from foundation.decoder import Decoder, DecoderConfig
+from foundation.foreign.config import ForeignConfig, build_foreign
+from foundation.foreign.packed import PackedForeign
 from foundation.intent import Intent
 from foundation.item_tower import INITIAL_STD, ItemFacts, ItemTower, ItemVectors
 from foundation.layout import Layout
@@ -39,6 +41,8 @@ class FoundationConfig:
         aggregation: which layers and tokens a representation is made of.
         intent_classes: where an intent is predicted first (`foundation.intent`), how many there are; 0: none is.
             Pre-training sets it from its objective.
+        foreign: a decoder of another library in the place of ours, with `decoder.width` and `decoder.num_layers`; what
+            else `decoder` says is not read then.
         temperature: divisor of the cosine between hidden state and item vector (HSTU, arXiv 2402.17152: 0.05).
     """
 
@@ -47,6 +51,7 @@ class FoundationConfig:
     aggregation: AggregationConfig = field(default_factory=AggregationConfig)
     intent_classes: Annotated[int, tyro.conf.Suppress] = 0
     temperature: float = 0.05
+    foreign: ForeignConfig = field(default_factory=ForeignConfig)
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
@@ -59,7 +64,7 @@ class FoundationConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""
-        return asdict(self)
+        return asdict(self) | {"foreign": self.foreign.to_json()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FoundationConfig:
@@ -70,12 +75,19 @@ class FoundationConfig:
             window=WindowConfig(**values["window"]),
             intent_classes=values["intent_classes"],
             temperature=values["temperature"],
+            foreign=ForeignConfig.from_json(values.get("foreign", ForeignConfig().to_json())),
         )
 
 
 def unit(x: Tensor) -> Tensor:
     """`x` scaled to length one along its last dimension; a (nearly) zero vector stays (nearly) zero."""
     return nn.functional.normalize(x, dim=-1, eps=SMALLEST_NORM)
+
+
+def _decoder(config: FoundationConfig) -> Decoder | PackedForeign:
+    if not config.foreign.adapter:
+        return Decoder(config.decoder)
+    return PackedForeign(build_foreign(config.foreign, config.decoder.width, config.decoder.num_layers))
 
 
 class FoundationModel(nn.Module):
@@ -105,7 +117,7 @@ class FoundationModel(nn.Module):
         nn.init.normal_(self.facet_embedding.weight, std=INITIAL_STD)
         nn.init.zeros_(self.facet_embedding.weight[0])
         self.item_tower = ItemTower(facts, num_feature_rows, num_facet_rows, width)
-        self.decoder = Decoder(config.decoder)
+        self.decoder = _decoder(config)
         self.aggregation = Aggregation(config.aggregation, width, config.decoder.num_layers)
         self.intent = Intent(width, config.intent_classes) if config.intent_classes else None
 

@@ -42,10 +42,15 @@ def truncate(config: TruncateConfig) -> dict[str, Any]:
         The JSON document of the last line: release, layers, version.
 
     Raises:
-        DataError: there are not so many layers, the release mixes its layers, or `out` is there already.
+        DataError: there are not so many layers, the release mixes its layers, its decoder is another library's, or
+            `out` is there already.
     """
     deep = load_release(config.release)
     sizes, tower = deep.model.config, deep.model.item_tower
+    if sizes.foreign.adapter:
+        raise DataError(
+            f"{config.release}: its decoder is {sizes.foreign.adapter}'s, whose layers can't be cut here"
+        )
     if sizes.aggregation.layers == "mix":
         raise DataError(
             f"{config.release}: mixes all its layers (aggregation.layers); it has no shallower part"

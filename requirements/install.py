@@ -57,7 +57,7 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
     """Name -> (hash of what the step depends on, arguments of pip install), in the order they are installed."""
     files = {
         name: REQUIREMENTS / f"{name}.txt"
-        for name in ("base", "constraints", machine, "no-deps", "dev", "content")
+        for name in ("base", "constraints", machine, "no-deps", "dev", "content", "hugging_face")
     }
     held = ["-c", str(files["constraints"])]
     packages = _hash(files["base"], files["constraints"], files[machine], files["no-deps"])
@@ -69,7 +69,10 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
         "extension": (extension, ["--no-deps", "--no-build-isolation", "-e", str(ROOT)]),
     }
     if with_tests:
-        steps["test packages"] = (_hash(files["dev"]) + packages, ["-r", str(files["dev"]), *held])
+        steps["test packages"] = (
+            _hash(files["dev"], files["hugging_face"]) + packages,
+            ["-r", str(files["dev"]), *held],
+        )
         steps["sentence encoder"] = (_hash(files["content"]), ["--no-deps", "-r", str(files["content"])])
     return steps
 

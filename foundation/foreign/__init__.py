@@ -1,0 +1,1 @@
+"""Decoders that others wrote, in the place of our own."""

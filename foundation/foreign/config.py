@@ -1,0 +1,84 @@
+"""Which foreign decoder a foundation model has, and how it is built."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from foundation.errors import DataError
+from foundation.foreign.protocol import ForeignDecoder
+
+GROUP = "marquee.decoders"
+"""The entry points that offer foreign decoders."""
+_WEIGHTS = "weights"
+
+
+@dataclass(frozen=True)
+class ForeignConfig:
+    """A decoder from another library in the place of ours.
+
+    Attributes:
+        adapter: entry point of the group `marquee.decoders`; `hugging_face` comes along. Empty: our own decoder.
+        settings: what the adapter builds from: a JSON object, or the path of a file that holds one. For
+            `hugging_face` it is the model's own config.json.
+        weights: folder that the adapter takes initial weights from; only read as pre-training starts.
+    """
+
+    adapter: str = ""
+    settings: str = "{}"
+    weights: str = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        text = self.settings
+        if not text.lstrip().startswith("{"):
+            try:
+                text = Path(text).read_text(encoding="utf-8")
+            except OSError as error:
+                raise DataError(
+                    f"foreign.settings: {text!r} is no JSON object, and no file: {error}"
+                ) from None
+        try:
+            plain = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"foreign.settings: {self.settings!r}: not JSON: {error}") from None
+        if not isinstance(plain, dict):
+            raise DataError(f"foreign.settings: {self.settings!r}: must hold a JSON object")
+        object.__setattr__(self, "settings", json.dumps(plain, sort_keys=True))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for `config.json`; where its first weights came from is not among them."""
+        return {"adapter": self.adapter, "settings": json.loads(self.settings)}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> ForeignConfig:
+        """The inverse of `to_json`."""
+        return cls(plain["adapter"], json.dumps(plain["settings"]))
+
+
+def build_foreign(config: ForeignConfig, width: int, num_layers: int) -> ForeignDecoder:
+    """The decoder that `config` names.
+
+    Raises:
+        DataError: no such adapter is installed, or the decoder has another width or number of layers.
+    """
+    offered = {point.name: point for point in entry_points(group=GROUP)}
+    if config.adapter not in offered:
+        raise DataError(
+            f"foreign.adapter is {config.adapter!r}; installed packages offer {', '.join(sorted(offered)) or 'none'} "
+            f"(entry points of the group {GROUP!r})"
+        )
+    settings: dict[str, Any] = json.loads(config.settings)
+    if config.weights:
+        settings[_WEIGHTS] = config.weights
+    decoder: ForeignDecoder = offered[config.adapter].load()(settings)
+    for name, ours in (("width", width), ("num_layers", num_layers)):
+        theirs = getattr(decoder, name)
+        if theirs != ours:
+            raise DataError(
+                f"decoder.{name} is {ours}, the decoder of foreign.adapter {config.adapter!r} has {theirs}; set "
+                f"--decoder.{name.replace('_', '-')} {theirs}"
+            )
+    return decoder

@@ -1,0 +1,127 @@
+"""A decoder of another library in the place of ours: small, with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foundation.dataset import Dataset
+from foundation.decoder import DecoderConfig
+from foundation.errors import DataError
+from foundation.foreign.config import ForeignConfig, build_foreign
+from foundation.foreign.packed import PackedForeign
+from foundation.layout import layout
+from foundation.manifest import training_data_of
+from foundation.model import FoundationConfig
+from foundation.pretraining import build_model
+from foundation.release import load_release, save_release
+from foundation.tokenizer import Tokenizer
+from foundation.vocabulary import build_vocabularies
+from foundation.window import WindowConfig
+
+WIDTH, LAYERS = 16, 2
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": WIDTH,
+    "intermediate_size": 24,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+GPT2 = {"model_type": "gpt2", "n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_positions": 64}
+LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module", params=[LLAMA, GPT2], ids=["llama", "gpt2"])
+def decoder(request) -> PackedForeign:
+    torch.manual_seed(0)
+    config = ForeignConfig("hugging_face", json.dumps(request.param))
+    return PackedForeign(build_foreign(config, WIDTH, LAYERS)).eval()
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=LENGTHS, seed=st.integers(0, 99))
+@torch.no_grad()
+def test_a_sequence_reads_the_same_alone_and_in_a_batch(decoder, lengths, seed) -> None:
+    torch.manual_seed(seed)
+    tokens = torch.randn(sum(lengths), WIDTH)
+    together = decoder(tokens, layout(torch.tensor(lengths))).split(lengths)
+    for own, found in zip(tokens.split(lengths), together, strict=True):
+        alone = decoder(own, layout(torch.tensor([len(own)])))
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_what_comes_later_changes_nothing_before(decoder) -> None:
+    tokens = torch.randn(7, WIDTH)
+    changed = tokens.clone()
+    changed[4:] = 9
+    where = layout(torch.tensor([7]))
+    assert torch.equal(decoder(tokens, where)[:4], decoder(changed, where)[:4])
+
+
+@settings(deadline=None, max_examples=20)
+@given(lengths=LENGTHS, num_branches=st.integers(1, 5), seed=st.integers(0, 99))
+@torch.no_grad()
+def test_a_branch_is_the_sequence_with_that_token_at_its_end(decoder, lengths, num_branches, seed) -> None:
+    torch.manual_seed(seed)
+    tokens = torch.randn(sum(lengths), WIDTH)
+    branches = torch.randn(len(lengths), num_branches, WIDTH)
+    where = layout(torch.tensor(lengths))
+    found = decoder.decoder.branch(branches, decoder.read(tokens, where).memory, torch.tensor(lengths))
+    for sequence, own in enumerate(tokens.split(lengths)):
+        for branch in range(num_branches):
+            whole = torch.cat((own, branches[sequence, branch : branch + 1]))
+            expected = decoder(whole, layout(torch.tensor([len(whole)])))[-1]
+            torch.testing.assert_close(found[sequence, branch], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_release_of_it_comes_back(synthetic_dataset: Dataset, tmp_path: Path) -> None:
+    tokenizer = Tokenizer(synthetic_dataset.schema, build_vocabularies(synthetic_dataset))
+    config = FoundationConfig(
+        DecoderConfig(width=WIDTH, num_layers=LAYERS),
+        WindowConfig(12, 4),
+        foreign=ForeignConfig("hugging_face", json.dumps(LLAMA)),
+    )
+    torch.manual_seed(0)
+    model = build_model(config, tokenizer, synthetic_dataset)
+    save_release(tmp_path / "release", model, tokenizer, training_data_of(synthetic_dataset), {})
+    loaded = load_release(tmp_path / "release").model
+    assert loaded.config == config
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_every_parameter_of_it_is_trained(decoder) -> None:
+    decoder.zero_grad()
+    decoder(torch.randn(5, WIDTH), layout(torch.tensor([3, 2]))).square().sum().backward()
+    without = [name for name, each in decoder.named_parameters() if each.grad is None]
+    assert not without
+
+
+@pytest.mark.parametrize(
+    ("adapter", "settings_text", "said"),
+    [
+        ("bert4you", "{}", "foreign.adapter is 'bert4you'; installed packages offer hugging_face"),
+        ("hugging_face", "{}", "foreign.settings has no model_type"),
+        ("hugging_face", json.dumps(LLAMA | {"hidden_size": 32}), "set --decoder.width 32"),
+        ("hugging_face", json.dumps({"model_type": "no_such"}), "transformers makes no model"),
+    ],
+)
+def test_what_makes_no_decoder_is_named(adapter: str, settings_text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        build_foreign(ForeignConfig(adapter, settings_text), WIDTH, LAYERS)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("no-such-file.json", "no file"), ("{", "not JSON"), ("{}x", "not JSON")]
+)
+def test_settings_that_are_no_json_object_are_named(text: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        ForeignConfig("hugging_face", text)
