@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from foundation.attention_tiles import Tiles, to_dense, to_packed
+from foundation.branches import branch_attention
 from foundation.key_values import LayerKeyValues
 from foundation.layout import Layout
 from foundation.rotary import rotary
@@ -57,11 +58,15 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x_TD: Tensor, shared: SharedInputs, stored: LayerKeyValues | None = None
     ) -> tuple[Tensor, LayerKeyValues]:
-        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these."""
+        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these; of branches, theirs."""
         assert shared.angles is not None
         qk_TD, v_TD = self.project_in(x_TD).split((2 * x_TD.shape[-1], x_TD.shape[-1]), dim=-1)
         q_THK, k_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), shared.angles).chunk(2, dim=1)
         new = LayerKeyValues(k_THK, v_TD.unflatten(-1, (self.num_heads, -1)))
+        if shared.branches is not None:
+            assert stored is not None and shared.seen is not None
+            out_THK = branch_attention(q_THK, new, stored, shared.branches, shared.seen)
+            return self.project_out(out_THK.flatten(1)), new
         k_THK, v_THK = kept = shared.joined(new, stored)
         if shared.tiles is None:
             out_THK = causal_attention(q_THK, k_THK, v_THK, shared.layout)

@@ -115,11 +115,11 @@ def tiles(layout: Layout, config: AttentionConfig) -> Tiles:
     positions = layout.positions
     if torch.compiler.is_exporting() or config.is_full(longest) or longest <= tile:
         own = torch.arange(longest, device=positions.device).view(1, 1, longest)
-        return Tiles(layout, layout, True, 0, *_sight(own, own, config))
+        return Tiles(layout, layout, True, 0, *sight(own, own, config))
     num_tiles, num_prefix = -(-longest // tile), config.num_prefix
     own = torch.arange(num_tiles * tile, device=positions.device).view(1, num_tiles, tile)
     first = torch.arange(num_prefix, device=positions.device).expand(1, num_tiles, num_prefix)
-    distance, visible = _sight(own, torch.cat((first, own - tile, own), dim=2), config)
+    distance, visible = sight(own, torch.cat((first, own - tile, own), dim=2), config)
     # A key may be listed twice, as prefix and in the tile: it counts where the window has it, else as prefix.
     near = distance < config.window
     is_first = torch.arange(visible.shape[-1], device=positions.device) < num_prefix
@@ -138,11 +138,12 @@ def continued_tiles(layout: Layout, key_layout: Layout, config: AttentionConfig)
     # A row of padding reads row 0, which is absent if there are no new tokens; then there is no cell either.
     queries = positions.index_select(0, layout.dense_index.flatten()).view(layout.dense_index.shape)
     keys = torch.arange(key_layout.dense_index.shape[1], device=positions.device)
-    distance, visible = _sight(queries.unsqueeze(1), keys.view(1, 1, -1), config)
+    distance, visible = sight(queries.unsqueeze(1), keys.view(1, 1, -1), config)
     return Tiles(layout, key_layout, True, 0, distance, visible)
 
 
-def _sight(queries_BNQ: Tensor, keys_BNL: Tensor, config: AttentionConfig) -> tuple[Tensor, Tensor]:
+def sight(queries_BNQ: Tensor, keys_BNL: Tensor, config: AttentionConfig) -> tuple[Tensor, Tensor]:
+    """Tokens from key to query, and whether the query sees the key, both `[B, N, Q, L]`, of their positions."""
     distance = queries_BNQ.unsqueeze(-1) - keys_BNL.unsqueeze(-2)
     visible = (distance >= 0) & (keys_BNL >= 0).unsqueeze(-2)
     if config.kind != "full":

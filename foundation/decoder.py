@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import torch
 import tyro
@@ -17,8 +17,9 @@ from foundation.attention_tiles import AttentionConfig, continued_tiles, tiles
 from foundation.blocks.gated import GatedBlock
 from foundation.blocks.hstu import HSTUBlock, pair_time_bucket
 from foundation.blocks.plain import PlainBlock
+from foundation.branches import Branches, seen_by_branches
 from foundation.dropout import Dropout
-from foundation.key_values import KeyValues, joining
+from foundation.key_values import KeyValues, LayerKeyValues, joining
 from foundation.layout import Layout
 from foundation.rotary import rotation
 from foundation.shared_inputs import SharedInputs
@@ -85,6 +86,15 @@ class DecoderConfig:
         return cls(**values)
 
 
+class DecoderPass(NamedTuple):
+    """What one pass over whole sequences yields."""
+
+    layers: tuple[Tensor, ...]
+    """Hidden states `[T, D]` under the final norm: after each block, or after the last alone."""
+    key_values: tuple[LayerKeyValues, ...]
+    """Of the top layers, lowest first; as many as were asked for."""
+
+
 def _block(config: DecoderConfig) -> PlainBlock | GatedBlock | HSTUBlock:
     sizes = (config.width, config.num_heads, config.dropout)
     if config.block == "plain":
@@ -118,21 +128,66 @@ class Decoder(nn.Module):
 
     def forward(self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None) -> Tensor:
         """Hidden states `[T, D]`, normed, of input tokens `[T, D]`."""
-        shared = self._shared_inputs(layout, times_T)
-        x_TD = self.dropout(x_TD)
-        for block in self.blocks:
-            x_TD, _ = block(x_TD, shared)
-        return self.final_norm(x_TD)
+        return self.read(x_TD, layout, times_T).layers[-1]
 
     def layers(self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None) -> tuple[Tensor, ...]:
         """Hidden states `[T, D]` after each block, each under the final norm; the last are those of `forward`."""
+        return self.read(x_TD, layout, times_T, every_layer=True).layers
+
+    def read(
+        self,
+        x_TD: Tensor,
+        layout: Layout,
+        times_T: Tensor | None = None,
+        every_layer: bool = False,
+        num_kept: int = 0,
+    ) -> DecoderPass:
+        """One pass over whole sequences, in training too.
+
+        Args:
+            x_TD: input tokens `[T, D]`.
+            layout: of the tokens.
+            times_T: of the tokens.
+            every_layer: give hidden states after each block, not those after the last alone.
+            num_kept: keep keys and values of so many layers, from the top down.
+        """
         shared = self._shared_inputs(layout, times_T)
         x_TD = self.dropout(x_TD)
-        hidden = []
-        for block in self.blocks:
-            x_TD, _ = block(x_TD, shared)
-            hidden.append(self.final_norm(x_TD))
-        return tuple(hidden)
+        hidden, kept = [], []
+        for number, block in enumerate(self.blocks, start=1):
+            x_TD, key_values = block(x_TD, shared)
+            if every_layer or number == len(self.blocks):
+                hidden.append(self.final_norm(x_TD))
+            if number > len(self.blocks) - num_kept:
+                kept.append(key_values)
+        return DecoderPass(tuple(hidden), tuple(kept))
+
+    def branch(self, x_CD: Tensor, branches: Branches, stored: tuple[LayerKeyValues, ...]) -> Tensor:
+        """Hidden states `[C, D]`, normed, of tokens that enter below the top layers, each continuing a sequence alone.
+
+        Args:
+            x_CD: what the lowest of these layers reads.
+            branches: which sequence each continues.
+            stored: keys and values of the top layers, as many as the tokens pass through (`read`).
+
+        Raises:
+            ValueError: if there are more than the decoder has layers, or its blocks are "hstu", whose sum over tokens
+                has no place for one more.
+        """
+        if self.config.block == "hstu":
+            raise ValueError('decoder.block is "hstu"; branches need blocks of kind "plain" or "gated"')
+        if not 1 <= len(stored) <= len(self.blocks):
+            raise ValueError(
+                f"stored keys and values are of {len(stored)} layers; it must be 1 to {len(self.blocks)}, the "
+                "decoder's own"
+            )
+        angles = rotation(branches.layout.positions, self.config.head_width)
+        seen = seen_by_branches(branches, self.config.attention)
+        shared = SharedInputs(branches.layout, angles, branches=branches, seen=seen)
+        x_CD = self.dropout(x_CD)
+        for block, of_layer in zip(list(self.blocks)[-len(stored) :], stored, strict=True):
+            x_CD, _ = block(x_CD, shared, of_layer)
+        return self.final_norm(x_CD)
 
     def prefill(
         self, x_TD: Tensor, layout: Layout, times_T: Tensor | None = None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from foundation.attention_tiles import Tiles
+from foundation.branches import Branches
 from foundation.key_values import Joining, LayerKeyValues
 from foundation.layout import Layout
 from foundation.rotary import Rotation
@@ -20,6 +21,8 @@ class SharedInputs(NamedTuple):
     tiles: Tiles | None = None  # None: a token sees all before it, by the plain path
     time_bucket: Tensor | None = None  # [B, N, Q, L] of query and key, where the blocks read times
     joining: Joining | None = None  # None: the tokens are whole sequences, nothing is stored
+    branches: Branches | None = None  # None: the tokens are no branches of stored sequences
+    seen: Tensor | None = None  # [B, 1, 1, S] stored tokens that branches see
 
     def joined(self, new: LayerKeyValues, stored: LayerKeyValues | None) -> LayerKeyValues:
         """Keys and values of stored and new tokens; `new` where nothing is stored."""
