@@ -17,7 +17,7 @@ from ranker.features.builder import FeatureBuilder
 from ranker.features.inputs import ProfileFeatures, TokenizedHistories
 from ranker.model import RankerInputs
 from ranker.requests.request import Requests
-from ranker.training.losses import Targets
+from ranker.training.targets import Targets
 
 BATCHES_PER_WINDOW = 8
 
@@ -72,6 +72,7 @@ class BatchBuilder:
         return Targets(
             torch.from_numpy(requests.labels),
             torch.from_numpy(requests.mask),
+            torch.arange(len(next_item)),
             torch.from_numpy(next_item),
         )
 

@@ -20,6 +20,7 @@ from foundation.objectives.softmax import next_item_loss
 from ranker.arches.profile_tower import DecoderTower
 from ranker.model import Ranker, RankerInputs
 from ranker.state import ProfileState
+from ranker.training.targets import Targets
 
 
 @dataclass(frozen=True)
@@ -40,17 +41,6 @@ class LossConfig:
             raise ValueError(f"loss.next_item_weight is {self.next_item_weight}; it must be at least 0")
         if self.tokens_per_request < 1:
             raise ValueError(f"loss.tokens_per_request is {self.tokens_per_request}; it must be at least 1")
-
-
-class Targets(NamedTuple):
-    """What a batch is to be told."""
-
-    labels: Tensor
-    """`[C, N]` float32, 0 or 1."""
-    mask: Tensor
-    """`[C, N]` bool, whether there is a label."""
-    next_item: Tensor
-    """`[T]` int64, the item row that follows each token; below 2 where none is known or asked for."""
 
 
 class LossSums(NamedTuple):
@@ -84,8 +74,9 @@ class RankerWithLoss(nn.Module):
         if isinstance(tower, DecoderTower):
             assert encoding.hidden is not None and item_vectors is not None
             temperature = tower.foundation.config.temperature
+            hidden = encoding.hidden.index_select(0, targets.tokens)
             next_item, num_tokens = next_item_loss(
-                encoding.hidden, item_vectors.vectors, targets.next_item, temperature
+                hidden, item_vectors.vectors, targets.next_item, temperature
             )
         return LossSums(
             torch.cat((sums, next_item[None])), torch.cat((counts, num_tokens[None].to(counts.dtype)))

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ranker.model import Ranker, RankerInputs
-from ranker.training.losses import LossConfig, RankerWithLoss, Targets, global_loss
+from ranker.training.losses import LossConfig, RankerWithLoss, global_loss
 from ranker.training.optim import Optimizers, RankerOptimConfig
 from ranker.training.sharding import shard, unsharded_state
+from ranker.training.targets import Targets
 
 _PREFIX = "ranker."
 

@@ -13,10 +13,14 @@ from hypothesis import strategies as st
 
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
+from ranker.rows.inputs import model_inputs
+from ranker.rows.making import RowMaker
+from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
-from ranker.training.batches import BATCHES_PER_WINDOW, BatchBuilder, batch_order, rank_share
+from ranker.training.batches import BATCHES_PER_WINDOW, batch_order, rank_share
 from ranker.training.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
 from ranker.training.sharding import process_group
+from ranker.training.targets import targets
 
 
 @given(st.lists(st.tuples(st.floats(-8, 8), st.booleans(), st.booleans()), max_size=20))
@@ -81,28 +85,51 @@ def test_batches_come_in_no_order_of_length() -> None:
 
 
 @pytest.fixture
-def requests(synthetic_dataset, synthetic_folder):
+def make_rows(synthetic_dataset, synthetic_folder):
     tasks = load_tasks(synthetic_folder / "schema.toml")
-    return build_requests(synthetic_dataset, tasks, "train", RequestConfig(per_profile=1))
+    requests = build_requests(synthetic_dataset, tasks, "train", RequestConfig(per_profile=1))
+    return lambda features: RowMaker(synthetic_dataset, features).rows(requests)
 
 
 @pytest.mark.parametrize("tower", ["decoder", "pooled"])
-def test_the_shares_of_a_batch_add_up_to_it(make_assembly, synthetic_dataset, requests, tower) -> None:
+def test_the_shares_of_a_batch_add_up_to_it(make_assembly, make_rows, tower) -> None:
     assembly = make_assembly(tower)
-    builder = BatchBuilder(synthetic_dataset, assembly.features)
+    rows = make_rows(assembly.features)
     model = RankerWithLoss(assembly.model)
 
-    def losses(rows: np.ndarray) -> LossSums:
-        share = requests.take(rows)
-        return model(builder.inputs(share), builder.targets(share, tokens_per_request=4))
+    def losses(share: Rows) -> LossSums:
+        return model(model_inputs(assembly.features, share), targets(share, tokens_per_request=4))
 
-    everything = np.arange(len(requests.profile))
-    whole = losses(everything)
-    halves = [losses(everything[:7]), losses(everything[7:])]
+    everything = np.arange(len(rows))
+    whole = losses(rows)
+    halves = [losses(rows.take(everything[:7])), losses(rows.take(everything[7:]))]
     torch.testing.assert_close(whole.sums, halves[0].sums + halves[1].sums)
     assert torch.equal(whole.counts, halves[0].counts + halves[1].counts)
-    assert whole.counts[0] == len(requests.candidate_id)
+    assert whole.counts[0] == len(rows.item_rows)
     assert (whole.counts[2] > 0) == (tower == "decoder")
+
+
+def test_each_newest_token_is_to_predict_the_event_that_follows_it(make_assembly, make_rows) -> None:
+    features = make_assembly("decoder").features
+    rows = make_rows(features)
+    told = targets(rows, tokens_per_request=3)
+    inputs = model_inputs(features, rows).profile
+    expected_tokens, expected_items = [], []
+    first = 0
+    for request, length in enumerate(rows.history_lengths):
+        start = rows.histories.history_offsets[request]
+        items = [*rows.histories.history.item[start : start + length], rows.next_event.item[request]]
+        newest = range(max(0, length - 2), length + 1)
+        expected_tokens += [first + place for place in newest]
+        expected_items += [items[place] for place in newest]
+        first += length + 1
+    assert told.tokens.tolist() == expected_tokens
+    assert told.next_item.tolist() == expected_items
+    assert set(inputs.last_index.tolist()) <= set(expected_tokens)
+    # A token reads the item before the one that it predicts.
+    read = inputs.item_ids[told.tokens]
+    follows = told.tokens[1:] == told.tokens[:-1] + 1
+    assert torch.equal(read[1:][follows], told.next_item[:-1][follows])
 
 
 @pytest.mark.parametrize(
