@@ -1,8 +1,9 @@
-"""A ranker and its feature builder from a dataset and a foundation release."""
+"""A ranker from a foundation release and the features of its data."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from foundation.dataset import Dataset
@@ -10,9 +11,18 @@ from foundation.errors import DataError
 from foundation.release import Release
 from foundation.split import TRAIN, profile_roles
 from ranker.features.builder import FeatureBuilder, FeatureConfig, NumberScale
-from ranker.features.item_features import build_item_features, mean_and_deviation
+from ranker.features.candidate_features import CandidateFeatures
+from ranker.features.item_features import ItemFeatures, build_item_features, mean_and_deviation
 from ranker.features.recent_items import RecentItems
 from ranker.model import Ranker, RankerConfig
+
+
+class DataFeatures(NamedTuple):
+    """What is known of a dataset before there is a ranker: it is kept with request rows."""
+
+    builder: FeatureBuilder
+    """Without bags of recent items, which are a ranker's affair."""
+    items: ItemFeatures
 
 
 class Assembly(NamedTuple):
@@ -22,36 +32,57 @@ class Assembly(NamedTuple):
     features: FeatureBuilder
 
 
-def assemble_ranker(
-    config: RankerConfig, dataset: Dataset, release: Release, tasks: Sequence[str]
-) -> Assembly:
+def data_features(
+    dataset: Dataset, release: Release, candidates: CandidateFeatures | None = None
+) -> DataFeatures:
+    """How the data of a ranker on `release` is looked up.
+
+    Args:
+        dataset: whose catalogue the ranker serves; counts and scales come from its training part alone.
+        release: its vocabularies and window.
+        candidates: features that a candidate has in one request only; None for none.
+    """
+    config = FeatureConfig(release.model.config.window, number_scales(dataset))
+    if candidates is not None:
+        config = replace(config, candidates=candidates)
+    return DataFeatures(
+        FeatureBuilder(config, release.tokenizer), build_item_features(dataset, release.vocabularies)
+    )
+
+
+def assemble_on(config: RankerConfig, data: DataFeatures, release: Release, tasks: Sequence[str]) -> Assembly:
     """An untrained ranker on `release`, whose model becomes part of it (and is trained in place).
 
     The pooled tower takes the release's vocabularies and window, and leaves its decoder alone.
 
     Args:
         config: sizes and the kind of profile tower.
-        dataset: whose catalogue the ranker serves; counts and scales come from its training part alone.
-        release: trained on `dataset` (`foundation.release.check_dataset`, `check_cut`).
+        data: made with `release`.
+        release: a foundation release.
         tasks: names of the N tasks.
 
     Raises:
         DataError: the release's decoder reads what a ranker has not.
     """
-    items = build_item_features(dataset, release.vocabularies)
     pooled = config.tower == "pooled"
     if not pooled and release.model.config.decoder.block == "hstu":
         raise DataError(
             "the release's decoder.block is \"hstu\", which reads times that a ranker's profile inputs lack; "
             'pre-train with "plain" or "gated"'
         )
-    features = FeatureBuilder(
-        FeatureConfig(release.model.config.window, number_scales(dataset)),
-        release.tokenizer,
-        RecentItems.of_catalogue(config.recent_items, items) if pooled else None,
-    )
-    model = Ranker(config, features.fields, items, tasks, None if pooled else release.model)
-    return Assembly(model, features)
+    builder, items = data
+    if pooled:
+        recent = RecentItems.of_catalogue(config.recent_items, items)
+        builder = FeatureBuilder(builder.config, builder.tokenizer, recent)
+    model = Ranker(config, builder.fields, items, tasks, None if pooled else release.model)
+    return Assembly(model, builder)
+
+
+def assemble_ranker(
+    config: RankerConfig, dataset: Dataset, release: Release, tasks: Sequence[str]
+) -> Assembly:
+    """`assemble_on` the features of a dataset that `release` was trained on, without candidate features."""
+    return assemble_on(config, data_features(dataset, release), release, tasks)
 
 
 def number_scales(dataset: Dataset) -> tuple[NumberScale, ...]:
