@@ -18,7 +18,7 @@ import tyro
 from torch import Tensor, nn
 
 from foundation.aggregation import Aggregation, AggregationConfig
-from foundation.decoder import Decoder, DecoderConfig
+from foundation.decoder import Decoder, DecoderConfig, DecoderPass
 from foundation.foreign.config import ForeignConfig, build_foreign
 from foundation.foreign.packed import PackedForeign
 from foundation.intent import Intent
@@ -153,9 +153,28 @@ class FoundationModel(nn.Module):
         Returns:
             `[T, D]`, as items are compared with it. A hidden state has seen its own token and those before it.
         """
-        x_TD = self.tokens(facet_ids, item_ids, items)
-        hidden_TD = self.representations(x_TD, layout, times)[-1]
-        return hidden_TD if self.intent is None else self.intent(hidden_TD)[0]
+        return self.read(self.tokens(facet_ids, item_ids, items), layout, times).layers[-1]
+
+    def read(
+        self,
+        x_TD: Tensor,
+        layout: Layout,
+        times: Tensor | None = None,
+        every_layer: bool = False,
+        num_kept: int = 0,
+    ) -> DecoderPass:
+        """One pass over tokens: hidden states, the last as `forward` gives them, and keys and values.
+
+        Args:
+            x_TD: from `tokens`.
+            layout, times: as in `forward`.
+            every_layer: as in `representations`.
+            num_kept: keep keys and values of so many of the decoder's layers, from the top down.
+        """
+        passed = self._pass(x_TD, layout, times, every_layer, num_kept)
+        if self.intent is None:
+            return passed
+        return passed._replace(layers=(*passed.layers[:-1], self.intent(passed.layers[-1])[0]))
 
     def representations(
         self, x_TD: Tensor, layout: Layout, times: Tensor | None = None, every_layer: bool = False
@@ -168,13 +187,16 @@ class FoundationModel(nn.Module):
             every_layer: return also, before it, those of all layers but the last: what a decoder cut off there has,
                 its newest tokens pooled alike. Where layers are mixed they are the layers' own states, normed.
         """
-        if every_layer or self.config.aggregation.layers == "mix":
-            layers = self.decoder.layers(x_TD, layout, times)
-        else:
-            layers = (self.decoder(x_TD, layout, times),)
-        if self.config.aggregation.layers == "mix":
-            return (*layers[:-1], self.aggregation(layers, layout))
-        return tuple(self.aggregation((hidden_TD,), layout) for hidden_TD in layers)
+        return self._pass(x_TD, layout, times, every_layer, 0).layers
+
+    def _pass(
+        self, x_TD: Tensor, layout: Layout, times: Tensor | None, every_layer: bool, num_kept: int
+    ) -> DecoderPass:
+        are_mixed = self.config.aggregation.layers == "mix"
+        passed = self.decoder.read(x_TD, layout, times, every_layer or are_mixed, num_kept)
+        if are_mixed:
+            return passed._replace(layers=(*passed.layers[:-1], self.aggregation(passed.layers, layout)))
+        return passed._replace(layers=tuple(self.aggregation((each,), layout) for each in passed.layers))
 
     def profile_vector(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each sequence's last token, `[B, D]`."""

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foundation.branches import branches
 from foundation.dataset import Dataset
 from foundation.decoder import DecoderConfig
 from foundation.errors import DataError
@@ -67,19 +68,26 @@ def test_what_comes_later_changes_nothing_before(decoder) -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(lengths=LENGTHS, num_branches=st.integers(1, 5), seed=st.integers(0, 99))
+@given(sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4)), min_size=1, max_size=4))
 @torch.no_grad()
-def test_a_branch_is_the_sequence_with_that_token_at_its_end(decoder, lengths, num_branches, seed) -> None:
-    torch.manual_seed(seed)
-    tokens = torch.randn(sum(lengths), WIDTH)
-    branches = torch.randn(len(lengths), num_branches, WIDTH)
-    where = layout(torch.tensor(lengths))
-    found = decoder.decoder.branch(branches, decoder.read(tokens, where).memory, torch.tensor(lengths))
-    for sequence, own in enumerate(tokens.split(lengths)):
-        for branch in range(num_branches):
-            whole = torch.cat((own, branches[sequence, branch : branch + 1]))
+def test_a_branch_is_the_sequence_with_that_token_at_its_end(decoder, sizes) -> None:
+    lengths, numbers = (torch.tensor(each) for each in zip(*sizes, strict=True))
+    torch.manual_seed(len(sizes))
+    tokens, tails = torch.randn(int(lengths.sum()), WIDTH), torch.randn(int(numbers.sum()), WIDTH)
+    offsets = [torch.cat((torch.zeros(1, dtype=torch.int64), each.cumsum(0))) for each in (lengths, numbers)]
+    kept = decoder.read(tokens, layout(lengths), num_kept=LAYERS).key_values
+    found = decoder.branch(tails, branches(*offsets), kept).split(numbers.tolist())
+    sequences = zip(tokens.split(lengths.tolist()), tails.split(numbers.tolist()), found, strict=True)
+    for sequence, own_tails, own_found in sequences:
+        for tail, hidden in zip(own_tails, own_found, strict=True):
+            whole = torch.cat((sequence, tail[None]))
             expected = decoder(whole, layout(torch.tensor([len(whole)])))[-1]
-            torch.testing.assert_close(found[sequence, branch], expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_branches_pass_through_all_its_layers(decoder) -> None:
+    with pytest.raises(ValueError, match="all its layers: 2 of them, not 1"):
+        decoder.read(torch.randn(3, WIDTH), layout(torch.tensor([3])), num_kept=1)
 
 
 def test_a_release_of_it_comes_back(synthetic_dataset: Dataset, tmp_path: Path) -> None:

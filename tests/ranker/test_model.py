@@ -36,16 +36,16 @@ def test_forward_is_score_of_encode_profile(make_assembly, make_batch, tower) ->
 
 def test_decoder_and_item_tower_run_once_a_forward(make_assembly, make_batch) -> None:
     assembly = make_assembly("decoder")
-    calls = {"decoder": 0, "item_tower": 0}
+    calls = {"decoder.blocks.0": 0, "item_tower": 0}
     foundation = assembly.model.profile_tower.foundation
     for name in calls:
 
         def count(*_, name: str = name) -> None:
             calls[name] += 1
 
-        getattr(foundation, name).register_forward_hook(count)
+        foundation.get_submodule(name).register_forward_hook(count)
     assembly.model(make_batch(assembly))
-    assert calls == {"decoder": 1, "item_tower": 1}
+    assert calls == {"decoder.blocks.0": 1, "item_tower": 1}
 
 
 @pytest.mark.parametrize("tower", TOWERS)
