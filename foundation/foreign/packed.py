@@ -63,6 +63,8 @@ class PackedForeign(nn.Module):
 
     def branch(self, x_CD: Tensor, branches: Branches, stored: tuple[LayerKeyValues, ...]) -> Tensor:
         """As `Decoder.branch`, through all layers."""
+        if not x_CD.shape[0]:
+            return x_CD
         keys = Layout(branches.key_index, *branches.layout[1:])
         memory = tuple(LayerMemory(*(to_dense(each, keys) for each in layer)) for layer in stored)
         hidden_BXD = self.decoder.branch(_dense(x_CD, branches.layout), memory, branches.lengths)
