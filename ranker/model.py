@@ -17,6 +17,7 @@ from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel
 from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.candidate_tower import CandidateTower
+from ranker.arches.dense import DenseArch
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from ranker.arches.profile_tower import DecoderTower, PooledTower, ProfileEncoding
 from ranker.arches.sparse import SparseArch
@@ -39,6 +40,7 @@ class RankerConfig:
         item_embedding_dim: width of item-id embeddings; a multiple of 4.
         recent_items: how many recent items the pooled tower's bags hold.
         interaction: widths of the interaction.
+        dense_widths: of the layers over dense features, of profiles and of candidates; none: they go in as they are.
     """
 
     tower: TowerKind = "decoder"
@@ -46,6 +48,7 @@ class RankerConfig:
     item_embedding_dim: int = 32
     recent_items: int = 50
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
+    dense_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.tower not in ("decoder", "pooled"):
@@ -53,6 +56,8 @@ class RankerConfig:
         for name in ("embedding_dim", "item_embedding_dim"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"RankerConfig.{name} is {getattr(self, name)}; it must be a multiple of 4")
+        if min(self.dense_widths, default=1) < 1:
+            raise ValueError(f"RankerConfig.dense_widths is {self.dense_widths}; widths must be positive")
         if self.recent_items < 1:
             raise ValueError(f"RankerConfig.recent_items is {self.recent_items}; it must be at least 1")
 
@@ -63,9 +68,13 @@ class RankerConfig:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> RankerConfig:
         """The inverse of `to_json`."""
-        interaction = values["interaction"]
-        widths = tuple(interaction["hidden_widths"])
-        return cls(**{**values, "interaction": InteractionConfig(**{**interaction, "hidden_widths": widths})})
+        interaction = InteractionConfig(**_tuples(values["interaction"]))
+        return cls(**{**_tuples(values), "interaction": interaction})
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 class RankerInputs(NamedTuple):
@@ -107,15 +116,17 @@ class Ranker(nn.Module):
         self.tasks = tuple(tasks)
         dims = (config.embedding_dim, config.item_embedding_dim)
         sparse = SparseArch(place(fields.profile.sparse, *dims))
-        num_dense = fields.profile.num_dense
+        dense = DenseArch(fields.profile.num_dense, config.dense_widths)
         self.profile_tower: DecoderTower | PooledTower = (
-            PooledTower(sparse, num_dense)
-            if foundation is None
-            else DecoderTower(foundation, sparse, num_dense)
+            PooledTower(sparse, dense) if foundation is None else DecoderTower(foundation, sparse, dense)
         )
         item_width = self.profile_tower.item_width
-        self.candidate_tower = CandidateTower(SparseArch(place(items.fields, *dims)), items, item_width)
-        self.candidate_features = CandidateFeatureArch(fields.candidates, config.embedding_dim)
+        self.candidate_tower = CandidateTower(
+            SparseArch(place(items.fields, *dims)), items, item_width, config.dense_widths
+        )
+        self.candidate_features = CandidateFeatureArch(
+            fields.candidates, config.embedding_dim, config.dense_widths
+        )
         widths = Widths(
             self.profile_tower.width, self.candidate_tower.width, self.candidate_features.width, 0
         )

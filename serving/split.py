@@ -107,7 +107,7 @@ def split(ranker: Ranker) -> Halves:
     num_rows = ranker.candidate_tower.item_dense.shape[0]
     catalogue = ranker.candidate_tower(torch.arange(num_rows), item_vectors)
     interaction = ranker.interaction
-    for name in ("candidate_projection", "candidate_dots"):
+    for name in interaction.item_projections:
         interaction.set_submodule(name, ItemRows(interaction.get_submodule(name)(catalogue)))
     tower = ranker.profile_tower
     assert isinstance(tower.sparse, SparseArch)

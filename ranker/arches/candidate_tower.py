@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
 from foundation.model import unit
+from ranker.arches.dense import DenseArch
 from ranker.arches.sparse import SparseArch
 from ranker.features.item_features import ItemFeatures
 
@@ -24,18 +25,26 @@ class CandidateTower(nn.Module):
         sparse: embeddings of the sparse item features.
         features: the catalogue's static features, kept as buffers.
         item_width: D, width of the item vectors that come from the decoder's item tower; 0 without one.
+        dense_widths: of the layers over the dense features, see `DenseArch`.
     """
 
     item_sparse: Tensor
     item_dense: Tensor
 
-    def __init__(self, sparse: SparseArch, features: ItemFeatures, item_width: int) -> None:
+    def __init__(
+        self,
+        sparse: SparseArch,
+        features: ItemFeatures,
+        item_width: int,
+        dense_widths: tuple[int, ...] = (),
+    ) -> None:
         super().__init__()
         assert features.sparse.shape[1] == sparse.num_columns, (features.sparse.shape, sparse.num_columns)
         self.sparse: nn.Module = sparse  # serving swaps it
         self.register_buffer("item_sparse", features.sparse)
         self.register_buffer("item_dense", features.dense)
-        self.width = item_width + sparse.width + features.dense.shape[1]
+        self.dense = DenseArch(features.dense.shape[1], dense_widths)
+        self.width = item_width + sparse.width + self.dense.width
 
     def forward(self, item_rows: Tensor, items: ItemVectors | None) -> Tensor:
         """Vectors of candidates.
@@ -49,7 +58,7 @@ class CandidateTower(nn.Module):
         """
         parts = [
             self.sparse(self.item_sparse.index_select(0, item_rows)),
-            self.item_dense.index_select(0, item_rows),
+            self.dense(self.item_dense.index_select(0, item_rows)),
         ]
         if items is not None:
             parts.insert(0, unit(items.vectors.index_select(0, item_rows)))

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
+from foundation.key_values import KeyValues
 from foundation.model import FoundationModel, unit
+from ranker.arches.dense import DenseArch
 from ranker.arches.sparse import SparseArch
 from ranker.features.inputs import ProfileInputs
+from ranker.state import ProfileState
 
 
 class ProfileEncoding(NamedTuple):
@@ -23,6 +26,13 @@ class ProfileEncoding(NamedTuple):
     """`[B, D_profile]`."""
     hidden: Tensor | None
     """`[T, D]` the decoder's hidden states, for the next-item auxiliary loss; None without a decoder."""
+    key_values: KeyValues | None = None
+    """Of the decoder's top layers, where candidates cross them."""
+
+    @property
+    def state(self) -> ProfileState:
+        """What the candidate half reads of it."""
+        return ProfileState(self.vector, self.key_values)
 
 
 class DecoderTower(nn.Module):
@@ -35,15 +45,16 @@ class DecoderTower(nn.Module):
     Args:
         foundation: trained along with the ranker.
         sparse: embeddings of the sparse profile features.
-        num_dense: X.
+        dense: of the dense profile features.
     """
 
-    def __init__(self, foundation: FoundationModel, sparse: SparseArch, num_dense: int) -> None:
+    def __init__(self, foundation: FoundationModel, sparse: SparseArch, dense: DenseArch) -> None:
         super().__init__()
         self.foundation = foundation
         self.sparse: nn.Module = sparse  # serving swaps it
+        self.dense = dense
         self.item_width = foundation.config.decoder.width
-        self.width = self.item_width + sparse.width + num_dense
+        self.width = self.item_width + sparse.width + dense.width
 
     def item_vectors(self) -> ItemVectors:
         """Of all items: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
@@ -59,7 +70,7 @@ class DecoderTower(nn.Module):
         layout = inputs.layout
         hidden_TD = self.foundation(inputs.facet_ids, inputs.item_ids, layout, items)
         last_BD = unit(self.foundation.profile_vector(hidden_TD, layout))
-        vector = torch.cat((last_BD, self.sparse(inputs.sparse), inputs.dense), dim=1)
+        vector = torch.cat((last_BD, self.sparse(inputs.sparse), self.dense(inputs.dense)), dim=1)
         return ProfileEncoding(vector, hidden_TD)
 
 
@@ -71,18 +82,19 @@ class PooledTower(nn.Module):
 
     Args:
         sparse: embeddings of the sparse profile features, the recent-item bags included.
-        num_dense: X.
+        dense: of the dense profile features.
     """
 
-    def __init__(self, sparse: SparseArch, num_dense: int) -> None:
+    def __init__(self, sparse: SparseArch, dense: DenseArch) -> None:
         super().__init__()
         self.sparse: nn.Module = sparse  # serving swaps it
+        self.dense = dense
         self.item_width = 0
-        self.width = sparse.width + num_dense
+        self.width = sparse.width + dense.width
 
     def item_vectors(self) -> None:
         """None: there is no item tower."""
 
     def forward(self, inputs: ProfileInputs, items: None = None) -> ProfileEncoding:
         """Pool the request's bags; the tokens of `inputs` are not read."""
-        return ProfileEncoding(torch.cat((self.sparse(inputs.sparse), inputs.dense), dim=1), None)
+        return ProfileEncoding(torch.cat((self.sparse(inputs.sparse), self.dense(inputs.dense)), dim=1), None)
