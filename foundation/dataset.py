@@ -36,6 +36,7 @@ class Events:
         item_id: raw item id of each event, int64 `[N]`.
         timestamp: unix seconds, int64 `[N]`.
         facets: raw values by facet name, `[N]` or `[N, M]`.
+        last_action: unix seconds of each merged event's last action, int64 `[N]`; None where none are merged.
     """
 
     profile_id: np.ndarray
@@ -43,6 +44,12 @@ class Events:
     item_id: np.ndarray
     timestamp: np.ndarray
     facets: dict[str, np.ndarray]
+    last_action: np.ndarray | None = None
+
+    @property
+    def over_at(self) -> np.ndarray:
+        """Unix seconds of each event's last action, int64 `[N]`."""
+        return self.timestamp if self.last_action is None else self.last_action
 
 
 @dataclass(frozen=True)
@@ -161,6 +168,7 @@ def _merged(events: Events, schema: Schema) -> Events:
         events.item_id[starts],
         events.timestamp[starts],
         merge_facets(events.facets, ways, starts, len(events.item_id)),
+        events.timestamp[np.append(starts[1:], len(events.item_id)) - 1],
     )
 
 

@@ -27,7 +27,7 @@ class Table:
         Raises:
             DataError: the file is missing or unreadable, or has no such column.
         """
-        self.path = path
+        self.path: Path | str = path
         try:
             present = pl.read_parquet_schema(path)
             absent = [column for column in columns if column not in present]
@@ -39,6 +39,13 @@ class Table:
             raise DataError(f"{path}: not found") from None
         except (pl.exceptions.PolarsError, OSError) as error:
             raise DataError(f"{path}: not a readable Parquet file: {error}") from None
+
+    @classmethod
+    def of_frame(cls, where: str, frame: pl.DataFrame) -> Table:
+        """A part of a file that is in memory already; `where` is what errors call it."""
+        table = cls.__new__(cls)
+        table.path, table.frame = where, frame
+        return table
 
     def __len__(self) -> int:
         return self.frame.height

@@ -85,6 +85,22 @@ def assemble_ranker(
     return assemble_on(config, data_features(dataset, release), release, tasks)
 
 
+def row_features(
+    dataset: Dataset, release: Release, candidates: CandidateFeatures | None = None
+) -> tuple[FeatureBuilder, ItemFeatures]:
+    """The feature builder that makes request rows, without bags of recent items, and features of every item row.
+
+    Args:
+        dataset: scales and counts come from its training part alone.
+        release: that can read it (`foundation.release.check_readable`).
+        candidates: what training requests told of the candidate features.
+    """
+    config = FeatureConfig(
+        release.model.config.window, number_scales(dataset), candidates or CandidateFeatures()
+    )
+    return FeatureBuilder(config, release.tokenizer), build_item_features(dataset, release.vocabularies)
+
+
 def number_scales(dataset: Dataset) -> tuple[NumberScale, ...]:
     """Scales of the numeric profile features, from training profiles."""
     training = profile_roles(dataset) == TRAIN

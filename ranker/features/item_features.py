@@ -40,13 +40,17 @@ def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFea
     A numeric feature is both bucketed (an id column) and standardised (a dense column). Popularity counts the
     events that the foundation model may train on, and no other: nothing of a held-out profile, and nothing
     behind a training profile's cut.
+
+    Args:
+        dataset: whose catalogue has every item of the vocabulary, and maybe more of them.
+        vocabularies: of the release; their items are the rows.
     """
     catalogue, features = dataset.catalogue, dataset.schema.item_features
-    num_items = dataset.num_items
+    place, num_items = _places(catalogue.item_id, vocabularies.items.keys), len(vocabularies.items.keys)
     sparse = [np.arange(FIRST_KNOWN, FIRST_KNOWN + num_items)[:, None]]
     dense = [standardised(np.log1p(training_counts(dataset, vocabularies)[FIRST_KNOWN:]))]
     for feature in features:
-        raw = catalogue.features[feature.name]
+        raw = catalogue.features[feature.name][place]
         sparse.append(vocabularies.item_features[feature.name].lookup(raw).reshape(num_items, -1))
         if feature.kind == "numeric":
             dense.append(standardised(raw))
@@ -59,6 +63,12 @@ def build_item_features(dataset: Dataset, vocabularies: Vocabularies) -> ItemFea
         torch.from_numpy(columns),
         torch.from_numpy(np.pad(np.stack(dense, axis=1), special)),
     )
+
+
+def _places(item_id: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each key is in `item_id`, which holds all of them."""
+    order = np.argsort(item_id, kind="stable")
+    return order[np.searchsorted(item_id, keys, sorter=order)]
 
 
 def item_fields(schema: Schema, vocabularies: Vocabularies) -> tuple[SparseField, ...]:
@@ -78,7 +88,7 @@ def feature_field(feature: Feature, num_rows: int) -> SparseField:
 def training_counts(dataset: Dataset, vocabularies: Vocabularies) -> NDArray[np.int64]:
     """Events of each item row `[I]` among those the foundation model may train on."""
     rows = vocabularies.items.lookup(dataset.events.item_id[training_mask(dataset)])
-    return np.bincount(rows, minlength=vocabularies.items.num_rows)
+    return np.bincount(np.maximum(rows, OUT_OF_VOCABULARY), minlength=vocabularies.items.num_rows)
 
 
 def standardised(raw: NDArray[np.floating]) -> NDArray[np.float32]:

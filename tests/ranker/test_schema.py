@@ -44,13 +44,28 @@ def test_a_task_survives_plain_values(tmp_path: Path) -> None:
     assert Task(**asdict(task)) == task
 
 
+def test_logged_tasks_may_have_a_threshold_a_window_and_a_share_of_negatives(tmp_path: Path) -> None:
+    tasks = load_tasks(
+        write(
+            tmp_path,
+            '[[task]]\nname = "like"\nkind = "column"\ncolumn = "stars"\nat_least = 4\nnegatives_kept = 0.1\n'
+            '[[task]]\nname = "watch"\nkind = "window"\nwithin_s = 3600\nfacet = "rating"\nat_least = 3\n',
+        )
+    )
+    assert tasks == (
+        Task("like", "column", at_least=4.0, column="stars", negatives_kept=0.1),
+        Task("watch", "window", facet="rating", at_least=3.0, within_s=3600),
+    )
+    assert are_logged(tasks)
+
+
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
         ("", "declares no [[task]]"),
         ('[task]\nname = "watch"\n', "array of tables"),
         ('[[task]]\nkind = "interaction"\n', "name = None"),
-        ('[[task]]\nname = "watch"\n', "kind = None: must be one of interaction, threshold, column"),
+        ('[[task]]\nname = "watch"\n', "kind = None: must be one of interaction, threshold, column, window"),
         ('[[task]]\nname = "watch"\nkind = "interaction"\nfacet = "rating"\n', "unknown field 'facet'"),
         ('[[task]]\nname = "like"\nkind = "threshold"\nfacet = "rating"\n', "has no 'at_least'"),
         (
@@ -65,7 +80,17 @@ def test_a_task_survives_plain_values(tmp_path: Path) -> None:
         ('[[task]]\nname = "watch"\nkind = "interaction"\n' * 2, "declared twice"),
         (
             '[[task]]\nname = "a"\nkind = "interaction"\n[[task]]\nname = "b"\nkind = "column"\ncolumn = "b"\n',
-            "give every task kind = 'column', or none",
+            "give every task kind = 'column' or 'window', or none",
+        ),
+        ('[[task]]\nname = "watch"\nkind = "window"\n', "has no 'within_s'"),
+        ('[[task]]\nname = "watch"\nkind = "window"\nwithin_s = 0\n', "within_s = 0: must be whole seconds"),
+        (
+            '[[task]]\nname = "like"\nkind = "window"\nwithin_s = 60\nfacet = "rating"\n',
+            "facet and at_least belong together",
+        ),
+        (
+            '[[task]]\nname = "watch"\nkind = "column"\ncolumn = "w"\nnegatives_kept = 0\n',
+            "negatives_kept = 0: must be a share",
         ),
     ],
 )
