@@ -1,6 +1,7 @@
 """Evaluate a trained ranker on held-out requests: `python -m ranker.evaluate --ranker DIR --data DIR`.
 
-Prints one JSON document: auc, gauc, ndcg@10 and normalised_entropy of every task.
+Prints one JSON document: under `tasks` auc, gauc, ndcg@10, normalised_entropy and calibration of every task, under
+`slices` the same of slices of the requests, under `modes` all of it of each way of scoring.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class EvaluateConfig:
 
 
 def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
-    """The figures by task.
+    """The figures: by task, by slice and task, and both of each mode; None where one isn't defined.
 
     Raises:
         DataError: ranker or data are wrong, or the ranker was trained with other profiles held out.
@@ -55,10 +56,10 @@ def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
         )
     requests = build_requests(dataset, ranker.tasks, config.which, config.requests)
     rows = RowMaker(dataset, ranker.features).rows(requests)
-    evaluation = evaluate(ranker.model, ranker.features, rows)
+    evaluation = evaluate(ranker.model, ranker.features, rows, ranker.log_rates)
     if config.dump is not None:
         write_request_auc(config.dump, rows, evaluation)
-    return evaluation.metrics
+    return evaluation.to_json()
 
 
 def main() -> None:

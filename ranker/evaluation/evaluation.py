@@ -5,6 +5,7 @@ Shapes: B requests, C candidates over the batch, N tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,14 +18,10 @@ from numpy.typing import NDArray
 from foundation.atomic import atomic_file
 from foundation.library_notices import library_notices_off
 from foundation.window import span_rows
-from ranker.evaluation.metrics import (
-    auc,
-    grouped_auc,
-    grouped_ndcg,
-    kept_offsets,
-    mean_of_defined,
-    normalised_entropy,
-)
+from ranker.evaluation.calibration_curve import CalibrationCurve, calibration_curve
+from ranker.evaluation.figures import Figures, Predictions, figures, without_nan
+from ranker.evaluation.metrics import grouped_auc
+from ranker.evaluation.slices import candidate_slices
 from ranker.features.builder import FeatureBuilder
 from ranker.model import Ranker
 from ranker.rows.inputs import model_inputs
@@ -36,60 +33,101 @@ REQUESTS_PER_BATCH = 64
 REQUEST, PROFILE, HISTORY_END, CANDIDATES_HASH = "request", "profile_id", "history_end", "candidates_hash"
 
 
+class ModeFigures(NamedTuple):
+    """The figures of one way of scoring."""
+
+    tasks: dict[str, Figures]
+    """By task."""
+    slices: dict[str, dict[str, dict[str, Figures]]]
+    """By slicing, slice and task, see `ranker.evaluation.slices`."""
+
+
 class Evaluation(NamedTuple):
     """The figures of a ranker on some requests."""
 
-    metrics: dict[str, dict[str, float]]
-    """By task: auc, gauc, ndcg@10, normalised_entropy, and how many requests and candidates they are of."""
+    modes: dict[str, ModeFigures]
+    """By mode; the last is what `Ranker.forward` gives."""
     request_auc: dict[str, NDArray[np.float64]]
-    """By task: AUC within each request `[B]`, NaN where a request lacks a positive or a negative."""
+    """By task, of the last mode: AUC within each request `[B]`, NaN where one lacks a positive or a negative."""
+    curves: dict[str, CalibrationCurve]
+    """By task, of the last mode."""
+
+    @property
+    def metrics(self) -> dict[str, Figures]:
+        """By task, of the last mode."""
+        return list(self.modes.values())[-1].tasks
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, a figure that isn't defined as None: tasks and slices of the last mode; all of each mode."""
+        modes = {name: mode._asdict() for name, mode in self.modes.items()}
+        return without_nan({**list(modes.values())[-1], "modes": modes})  # type: ignore[return-value]
 
 
 @torch.no_grad()
-def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> NDArray[np.float32]:
-    """Logits `[C, N]` of the candidates of all requests; the model is in evaluation mode meanwhile."""
+def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[str, NDArray[np.float32]]:
+    """Logits `[C, N]` of the candidates of all requests by mode; the model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
     # Requests of like length share a batch, which keeps padding low; a logit doesn't depend on its batch.
     order = np.argsort(rows.history_lengths, kind="stable")
     item_vectors = model.item_vectors()
-    logits = np.empty((len(rows.item_rows), len(model.tasks)), dtype=np.float32)
+    shape = (len(rows.item_rows), len(model.tasks))
+    logits = {mode: np.empty(shape, dtype=np.float32) for mode in modes_of(model)}
     offsets = rows.candidate_offsets
     for first in range(0, len(order), REQUESTS_PER_BATCH):
         batch = order[first : first + REQUESTS_PER_BATCH]
         inputs = model_inputs(features, rows.take(batch))
         state = model.encode_profile(inputs.profile, item_vectors)
-        found = model.score(state, inputs.candidates, item_vectors).numpy()
-        logits[span_rows(offsets[batch], offsets[batch + 1]).rows] = found
+        places = span_rows(offsets[batch], offsets[batch + 1]).rows
+        for found in logits.values():
+            found[places] = model.score(state, inputs.candidates, item_vectors).numpy()
     model.train(was_training)
     return logits
 
 
-def evaluate(model: Ranker, features: FeatureBuilder, rows: Rows) -> Evaluation:
-    """Metrics of every task over its labelled candidates.
+def modes_of(model: Ranker) -> tuple[str, ...]:
+    """The ways in which a ranker scores; the last is what `Ranker.forward` gives."""
+    return ("vector",)
+
+
+def evaluate(
+    model: Ranker, features: FeatureBuilder, rows: Rows, log_rates: Sequence[float] = ()
+) -> Evaluation:
+    """Figures of every task over its labelled candidates, by mode and slice.
 
     Args:
         model: unsharded.
         features: of the ranker, which may differ from the builder that made the rows in its recent items.
         rows: B requests.
+        log_rates: of each task, see `TrainedRanker`; none given: 0 each.
     """
     with library_notices_off():
-        logits = score(model, features, rows)
-    metrics, request_auc = {}, {}
-    for column, task in enumerate(model.tasks):
-        mask = rows.mask[:, column]
-        offsets = kept_offsets(mask, rows.candidate_offsets)
-        scores, labels = logits[mask, column].astype(np.float64), rows.labels[mask, column]
-        request_auc[task] = grouped_auc(scores, labels, offsets)
-        metrics[task] = {
-            "auc": auc(scores, labels),
-            "gauc": mean_of_defined(request_auc[task]),
-            "ndcg@10": mean_of_defined(grouped_ndcg(scores, labels, offsets)),
-            "normalised_entropy": normalised_entropy(1 / (1 + np.exp(-scores)), labels),
-            "requests": int((~np.isnan(request_auc[task])).sum()),
-            "candidates": len(labels),
-        }
-    return Evaluation(metrics, request_auc)
+        by_mode = score(model, features, rows)
+    slices = candidate_slices(rows, features.tokenizer)
+    rates = tuple(log_rates) or (0.0,) * len(model.tasks)
+    modes, labelled = {}, {}
+    for mode, logits in by_mode.items():
+        found = ModeFigures({}, {slicing: {name: {} for name in parts} for slicing, parts in slices.items()})
+        for task, predictions, mask in zip(
+            model.tasks, _predictions(logits, rows, rates), rows.mask.T, strict=True
+        ):
+            labelled[task] = predictions.only(mask)
+            found.tasks[task] = figures(labelled[task])
+            for slicing, parts in slices.items():
+                for name, members in parts.items():
+                    found.slices[slicing][name][task] = figures(predictions.only(mask & members))
+        modes[mode] = found
+    return Evaluation(
+        modes,
+        {task: grouped_auc(*each[:3]) for task, each in labelled.items()},
+        {task: calibration_curve(each.probs, each.labels, each.log_rate) for task, each in labelled.items()},
+    )
+
+
+def _predictions(logits: NDArray[np.float32], rows: Rows, log_rates: Sequence[float]) -> list[Predictions]:
+    """Of each task, all candidates."""
+    columns = zip(logits.T.astype(np.float64), rows.labels.T, log_rates, strict=True)
+    return [Predictions(mine, labels, rows.candidate_offsets, rate) for mine, labels, rate in columns]
 
 
 def write_request_auc(path: Path, rows: Rows, evaluation: Evaluation) -> None:

@@ -2,8 +2,9 @@
 
 Shapes: C candidates over the batch, B requests.
 
-torchmetrics' and TorchRec's grouped metrics loop over groups in Python, or count ties as wins; these take
-100,000 requests in a second and count a tie as half.
+torchmetrics' and TorchRec's grouped metrics loop over groups in Python, take memory of sessions times candidates, or
+settle ties by the order in which they came; these take 100,000 requests in a second and count a tie as half.
+TorchRec's module measures the steps of training (`ranker.evaluation.streaming`).
 """
 
 from __future__ import annotations
@@ -70,6 +71,33 @@ def normalised_entropy(probs: Floats, labels: Floats) -> float:
     kept = np.clip(probs.astype(np.float64), 1e-12, 1 - 1e-12)
     loss = -np.mean(np.where(labels > 0, np.log(kept), np.log1p(-kept)))
     return float(loss / -(base * np.log(base) + (1 - base) * np.log(1 - base)))
+
+
+def calibration(probs: Floats, labels: Floats, log_rate: float = 0.0) -> float:
+    """Mean predicted probability over mean label, 1 where both agree; NaN without a positive.
+
+    Where only a share w of the negatives is there, each of them stands for 1 / w.
+
+    Args:
+        probs: `[C]` predicted probabilities, as if all negatives were there.
+        labels: `[C]`, 0 or 1.
+        log_rate: log(w).
+    """
+    positives = float(labels.sum())
+    if not positives:
+        return float("nan")
+    return float((probs * negative_weights(labels, log_rate)).sum() / positives)
+
+
+def negative_weights(labels: Floats, log_rate: float) -> NDArray[np.float64]:
+    """How many candidates each stands for `[C]`: a positive for itself, a negative for 1 / w."""
+    return np.where(labels > 0, 1.0, np.exp(-log_rate))
+
+
+def sigmoid(logits: Floats) -> NDArray[np.float64]:
+    """1 / (1 + e^-x), without overflow."""
+    decay = np.exp(-np.abs(logits.astype(np.float64)))
+    return np.where(logits >= 0, 1.0, decay) / (1.0 + decay)
 
 
 def grouped_ndcg(

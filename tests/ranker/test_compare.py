@@ -90,7 +90,7 @@ def test_dumps_of_the_same_points_with_other_candidates_are_not_paired(
         config = RequestConfig(negatives=negatives)
         requests = build_requests(synthetic_dataset, (Task("watch", "interaction"),), "test", config)
         aucs = {"watch": np.full(len(requests.profile), 0.5)}
-        write_request_auc(tmp_path / name, maker.rows(requests), Evaluation({}, aucs))
+        write_request_auc(tmp_path / name, maker.rows(requests), Evaluation({}, aucs, {}))
         return tmp_path / name
 
     first = dump("first.parquet", 15)

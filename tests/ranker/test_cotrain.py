@@ -84,7 +84,7 @@ def test_a_run_writes_a_ranker_that_scores_as_it_says(config, tower) -> None:
     assert document["candidates_per_s"] == pytest.approx(20 * document["requests_per_s"])
     found = evaluate_ranker(
         EvaluateConfig(config.out / "ranker", config.data, dump=config.out / "again.parquet")
-    )
+    )["tasks"]
     assert found["watch"] == pytest.approx({name: document[name] for name in found["watch"]}, abs=1e-9)
     dumped = pl.read_parquet(config.out / "test_requests.parquet")
     assert dumped.equals(pl.read_parquet(config.out / "again.parquet"))
@@ -117,7 +117,10 @@ def test_learns_what_it_is_shown(config, tower) -> None:
 def test_the_decoder_learns_at_its_share_of_the_rate(config) -> None:
     def moved(share: float) -> tuple[float, float]:
         settings = replace(
-            config, optim=RankerOptimConfig(learning_rate=1e-4, decoder_share=share, warmup_steps=0)
+            config,
+            optim=RankerOptimConfig(
+                learning_rate=1e-4, decoder_share=share, warmup_steps=0, decoder_warmup_steps=0
+            ),
         )
         run = start(settings)
         before = {name: value.clone() for name, value in run.whole.state_dict().items()}

@@ -1,0 +1,117 @@
+"""An evaluation says of rows what its definitions say of each request alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from foundation.dataset import Dataset
+from ranker.assembly import Assembly
+from ranker.evaluation.calibration_curve import calibration_curve
+from ranker.evaluation.evaluation import evaluate, score
+from ranker.evaluation.figures import Predictions, figures
+from ranker.evaluation.metrics import auc, grouped_auc, sigmoid
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
+from ranker.rows.inputs import model_inputs
+from ranker.rows.making import RowMaker
+from ranker.rows.rows import Rows
+from ranker.schema import load_tasks
+
+
+@pytest.fixture
+def rows(synthetic_dataset: Dataset, make_assembly) -> Rows:
+    tasks = load_tasks(synthetic_dataset.folder / "schema.toml")
+    requests = build_requests(synthetic_dataset, tasks, "train", RequestConfig(per_profile=2))
+    return RowMaker(synthetic_dataset, make_assembly("decoder").features).rows(requests)
+
+
+@pytest.mark.parametrize("tower", ["decoder", "pooled"])
+def test_scores_are_those_of_each_request_alone(rows: Rows, make_assembly, tower) -> None:
+    assembly: Assembly = make_assembly(tower)
+    assembly.model.train()
+    found = list(score(assembly.model, assembly.features, rows).values())[-1]
+    assert assembly.model.training, "the model is back in the mode it was in"
+    assembly.model.eval()
+    for request in (0, 7, len(rows) - 1):
+        first, last = rows.candidate_offsets[request : request + 2]
+        with torch.no_grad():
+            alone = assembly.model(model_inputs(assembly.features, rows.take(np.array([request]))))
+        np.testing.assert_allclose(found[first:last], alone.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_figures_of_a_slice_are_those_of_its_candidates(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("decoder")
+    evaluation = evaluate(assembly.model, assembly.features, rows)
+    logits = list(score(assembly.model, assembly.features, rows).values())[-1]
+    mode = list(evaluation.modes.values())[-1]
+    num_events = rows.histories.num_events_before + rows.history_lengths
+    inside = np.repeat((num_events >= 10) & (num_events < 50), np.diff(rows.candidate_offsets))
+    for column, task in enumerate(assembly.model.tasks):
+        mask = rows.mask[:, column]
+        whole, part = evaluation.metrics[task], mode.slices["history_length"]["10-49"][task]
+        assert whole["candidates"] == mask.sum()
+        assert part["candidates"] == (mask & inside).sum() < whole["candidates"]
+        kept = mask & inside
+        assert part["auc"] == pytest.approx(auc(logits[kept, column], rows.labels[kept, column]))
+        for slicing in mode.slices.values():
+            assert sum(each[task]["candidates"] for each in slicing.values()) == whole["candidates"]
+
+
+def test_the_document_is_json_without_nan(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("pooled")
+    one = rows.take(np.array([0]))
+    rows_without_labels = type(one)(**{**vars(one), "mask": np.zeros_like(one.mask)})
+    document = evaluate(assembly.model, assembly.features, rows_without_labels).to_json()
+    text = json.dumps(document, allow_nan=False)
+    assert json.loads(text)["tasks"]["watch"]["auc"] is None
+    assert document["modes"]["vector"]["tasks"] == document["tasks"]
+
+
+def test_log_rates_calibrate_sampled_negatives() -> None:
+    """A model that is right about a sampled world is calibrated in the whole one, and without the rate isn't."""
+    rng = np.random.default_rng(0)
+    probs = sigmoid(rng.normal(-4.0, 1.0, size=400_000))
+    labels = (rng.random(len(probs)) < probs).astype(np.float32)
+    kept = (labels > 0) | (rng.random(len(probs)) < 0.1)
+    log_rate = float(np.log(0.1))
+    logits = np.log(probs / (1 - probs))[kept] - log_rate
+    offsets = np.array([0, len(logits)])
+    right = Predictions(logits, labels[kept], offsets, log_rate)
+    wrong = Predictions(logits - log_rate, labels[kept], offsets, log_rate)
+    assert figures(right)["calibration"] == pytest.approx(1.0, abs=0.02)
+    assert figures(wrong)["calibration"] > 4
+    curve = calibration_curve(right.probs, right.labels, log_rate)
+    np.testing.assert_allclose(curve.observed[5:], curve.predicted[5:], rtol=0.25)
+    assert curve.predicted.tolist() == sorted(curve.predicted)
+    assert curve.candidates.sum() == kept.sum()
+    # The order of candidates, and what is measured in the sampled world, stay.
+    for name in ("auc", "gauc", "ndcg@10", "normalised_entropy"):
+        without = Predictions(logits, labels[kept], offsets, 0.0)
+        assert figures(right)[name] == figures(without)[name]
+
+
+def test_log_rates_reach_the_figures_of_their_task(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("decoder")
+    plain = evaluate(assembly.model, assembly.features, rows).metrics
+    rated = evaluate(assembly.model, assembly.features, rows, (0.0, -2.0)).metrics
+    first, second = assembly.model.tasks
+    assert rated[first] == plain[first]
+    assert rated[second]["calibration"] != plain[second]["calibration"]
+    assert rated[second]["normalised_entropy"] == plain[second]["normalised_entropy"]
+
+
+def test_request_aucs_are_of_labelled_candidates(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("decoder")
+    evaluation = evaluate(assembly.model, assembly.features, rows)
+    logits = list(score(assembly.model, assembly.features, rows).values())[-1]
+    for request in (0, 3):
+        first, last = rows.candidate_offsets[request : request + 2]
+        for column, task in enumerate(assembly.model.tasks):
+            kept = np.arange(first, last)[rows.mask[first:last, column]]
+            alone = grouped_auc(logits[kept, column], rows.labels[kept, column], np.array([0, len(kept)]))
+            np.testing.assert_equal(evaluation.request_auc[task][request], alone[0])
+    assert evaluation.request_auc[task].shape == (len(rows),)
