@@ -56,7 +56,7 @@ class RankScores:
         tasks: N names, in the order of the columns.
         candidates: as they stood in the request.
         logits: float32 `[C, N]`.
-        scores: float32 `[C, N]`, sigmoid of the logits.
+        scores: float32 `[C, N]`, probabilities: sigmoid of the logits, corrected for sampled negatives.
     """
 
     tasks: tuple[str, ...]

@@ -13,7 +13,11 @@ M values of a multi-valued field, N tasks.
     profile.<feature>    INT64 [B] | FP32 [B] | INT64 [B, M]
     candidate_lengths    INT64 [B]
     candidate.item_id    INT64 [C]   request by request
- -> logits, scores       FP32 [C, N] scores = sigmoid(logits), candidates in the order sent
+    candidate.<feature>  INT64 [C] | FP32 [C]
+ -> logits, scores       FP32 [C, N] scores = sigmoid(logits + log_rates), candidates in the order sent
+
+A logit is what training saw: where a task's negatives were sampled at rate w, log_rate = log(w) takes its score back to
+the probability before sampling. It is the same for all candidates, so that it changes no order.
 
 A string is sent as its 64-bit xxh3 hash; a missing value as `NO_VALUE` or `NO_NUMBER`, never as NaN. Where the contract
 merges adjacent events, histories are sent merged: the Python client does so.
@@ -25,24 +29,32 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from serving.wire_input import (
+    NO_NUMBER,
+    NUMPY_DTYPES,
+    Axis,
+    Dtype,
+    Input,
+    RequestError,
+    check_not_negative,
+    check_range,
+    checked_type,
+)
+
 MODEL = "marquee"
 """The name under which a ranker is served."""
-FORMAT = 2
-"""Of the contract's JSON; a reader refuses any other."""
+FORMAT = 3
+"""Of the contract's JSON; a reader refuses any other. 3 has candidate features and log rates."""
 PARAMETER = "contract"
 """The parameter of the model's configuration that holds the contract."""
 PROBE_REQUEST_ID = "marquee-probe"
 """A call with this request id is answered like any other and left out of the counters."""
 
-NO_VALUE = np.iinfo(np.int64).min
-"""A missing categorical value, or the padding of a multi-valued one."""
-NO_NUMBER = np.finfo(np.float32).min
-"""A missing number."""
 NUM_ACTIONS = "num_actions"
 """The facet of merged events that counts their actions; a history that lacks it counts one for each event."""
 MAX_TIMESTAMP_S = 253_402_300_799
@@ -50,44 +62,8 @@ MAX_TIMESTAMP_S = 253_402_300_799
 MAX_EVENTS_BEFORE = 1 << 40
 """More events than any profile has, and so few that no sum with a history's length leaves 64 bits."""
 
-Dtype = Literal["INT64", "FP32"]
 Way = Literal["first", "last", "sum"]
 """What a merged event has of a facet: the first action's value, the last one's, or the sum."""
-Axis = Literal["request", "event", "candidate"]
-_NUMPY: dict[Dtype, np.dtype] = {"INT64": np.dtype(np.int64), "FP32": np.dtype(np.float32)}
-
-
-class RequestError(ValueError):
-    """A request breaks the contract.
-
-    Attributes:
-        field: the input, with an index where one entry is at fault.
-        value: what was sent.
-        limit: what would be right.
-    """
-
-    def __init__(self, field: str, value: object, limit: str) -> None:
-        super().__init__(f"{field} is {value}; {limit}")
-        self.field, self.value, self.limit = field, value, limit
-
-
-class Input(NamedTuple):
-    """One tensor of the wire; `max_values` is its second dimension where it has one."""
-
-    name: str
-    dtype: Dtype
-    axis: Axis
-    max_values: int | None
-
-    @property
-    def numpy_dtype(self) -> np.dtype:
-        """The NumPy type of its values."""
-        return _NUMPY[self.dtype]
-
-    @property
-    def missing(self) -> int | float:
-        """What stands for "no value"."""
-        return NO_VALUE if self.dtype == "INT64" else float(NO_NUMBER)
 
 
 @dataclass(frozen=True)
@@ -107,8 +83,10 @@ class Field:
     merged: Way = "last"
 
     def __post_init__(self) -> None:
-        if self.dtype not in _NUMPY:
-            raise ValueError(f"field {self.name!r}: dtype is {self.dtype!r}; use one of {', '.join(_NUMPY)}")
+        if self.dtype not in NUMPY_DTYPES:
+            raise ValueError(
+                f"field {self.name!r}: dtype is {self.dtype!r}; use one of {', '.join(NUMPY_DTYPES)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,8 +123,10 @@ class Contract:
         context: the facets that a request itself has (*when* and *where*).
         profile: profile features.
         tasks: N names, in the order of the outputs' columns.
+        log_rates: N numbers, added to the logits before they become scores; 0 where no negative was left out.
         limits: of a call.
         merge_adjacent: whether a history's adjacent events on one item are sent as one.
+        candidate: features that a candidate has in this request only; those for training alone are not among them.
     """
 
     model: str
@@ -154,8 +134,17 @@ class Contract:
     context: tuple[Field, ...]
     profile: tuple[Field, ...]
     tasks: tuple[str, ...]
+    log_rates: tuple[float, ...]
     limits: Limits
     merge_adjacent: bool = False
+    candidate: tuple[Field, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.log_rates) != len(self.tasks):
+            raise ValueError(
+                f"Contract.log_rates is {list(self.log_rates)}; it must have a number for each task of"
+                f" {', '.join(self.tasks)}"
+            )
 
     @cached_property
     def inputs(self) -> tuple[Input, ...]:
@@ -171,6 +160,7 @@ class Contract:
             *_inputs("profile", "request", self.profile),
             Input("candidate_lengths", "INT64", "request", None),
             Input("candidate.item_id", "INT64", "candidate", None),
+            *_inputs("candidate", "candidate", self.candidate),
         )
 
     @property
@@ -194,12 +184,14 @@ class Contract:
         if found != FORMAT:
             raise ValueError(f"contract: format is {found!r}; this code reads {FORMAT}")
         groups = {
-            name: tuple(Field(**field) for field in plain[name]) for name in ("facets", "context", "profile")
+            name: tuple(Field(**field) for field in plain[name])
+            for name in ("facets", "context", "profile", "candidate")
         }
         limits = Limits(**plain["limits"])
         return Contract(
             model=plain["model"],
             tasks=tuple(plain["tasks"]),
+            log_rates=tuple(plain["log_rates"]),
             limits=limits,
             merge_adjacent=plain["merge_adjacent"],
             **groups,
@@ -215,7 +207,7 @@ class Contract:
         """
         lengths = self._checked_lengths(arrays)
         for spec in self.inputs:
-            values = _checked_type(spec, arrays)
+            values = checked_type(spec, arrays)
             if len(values) != lengths[spec.axis]:
                 raise RequestError(
                     spec.name, f"{len(values)} rows long", _rows_of(spec.axis, lengths[spec.axis])
@@ -227,9 +219,9 @@ class Contract:
                     values.flat[row],
                     f"it must be finite; a missing number is {NO_NUMBER!s}",
                 )
-        _check_range(arrays, "num_events_before", 0, MAX_EVENTS_BEFORE, "MAX_EVENTS_BEFORE")
+        check_range(arrays, "num_events_before", 0, MAX_EVENTS_BEFORE, "MAX_EVENTS_BEFORE")
         for name in ("history.timestamp", "request.timestamp"):
-            _check_range(arrays, name, -MAX_TIMESTAMP_S, MAX_TIMESTAMP_S)
+            check_range(arrays, name, -MAX_TIMESTAMP_S, MAX_TIMESTAMP_S)
         for field in self.facets:
             if field.merged == "sum":
                 check_not_negative(arrays, f"history.{field.name}")
@@ -237,55 +229,19 @@ class Contract:
     def _checked_lengths(self, arrays: Mapping[str, NDArray]) -> dict[Axis, int]:
         """Rows of every axis, from the two length inputs."""
         by_name = {spec.name: spec for spec in self.inputs}
-        history = _checked_type(by_name["history_lengths"], arrays)
-        candidates = _checked_type(by_name["candidate_lengths"], arrays)
+        history = checked_type(by_name["history_lengths"], arrays)
+        candidates = checked_type(by_name["candidate_lengths"], arrays)
         if not 1 <= len(history) <= self.limits.max_requests:
             limit = f"a call has 1 to max_requests = {self.limits.max_requests} requests"
             raise RequestError("history_lengths", f"{len(history)} rows long", limit)
-        _check_range(arrays, "history_lengths", 0, self.limits.window, "window")
-        _check_range(arrays, "candidate_lengths", 1, self.limits.max_candidates, "max_candidates")
+        check_range(arrays, "history_lengths", 0, self.limits.window, "window")
+        check_range(arrays, "candidate_lengths", 1, self.limits.max_candidates, "max_candidates")
         return {"request": len(history), "event": int(history.sum()), "candidate": int(candidates.sum())}
 
 
 def _inputs(prefix: str, axis: Axis, fields: tuple[Field, ...]) -> Iterator[Input]:
     for field in fields:
         yield Input(f"{prefix}.{field.name}", field.dtype, axis, field.max_values)
-
-
-def _checked_type(spec: Input, arrays: Mapping[str, NDArray]) -> NDArray:
-    values = arrays.get(spec.name)
-    if values is None:
-        raise RequestError(spec.name, "missing", "every input is required; send missing values as such")
-    if values.dtype != spec.numpy_dtype:
-        raise RequestError(spec.name, f"of type {values.dtype}", f"its type must be {spec.numpy_dtype}")
-    tail = () if spec.max_values is None else (spec.max_values,)
-    if values.ndim != 1 + len(tail) or values.shape[1:] != tail:
-        raise RequestError(
-            spec.name, f"of shape {list(values.shape)}", f"its shape must be {['rows', *tail]}"
-        )
-    return values
-
-
-def _check_range(
-    arrays: Mapping[str, NDArray], name: str, low: int, high: int, limit_name: str | None = None
-) -> None:
-    values = arrays[name]
-    wrong = (values < low) | (values > high)
-    if wrong.any():
-        row = int(wrong.argmax())
-        upper = f"{limit_name} = {high}" if limit_name else f"{high}"
-        raise RequestError(f"{name}[{row}]", values[row], f"it must be at least {low} and at most {upper}")
-
-
-def check_not_negative(arrays: Mapping[str, NDArray], name: str) -> None:
-    """Raises RequestError unless the numbers of the input `name` are missing or at least 0."""
-    values = arrays[name]
-    wrong = (values < 0) & (values != NO_NUMBER)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise RequestError(
-            f"{name}[{row}]", values[row], f"it must be at least 0; a missing number is {NO_NUMBER!s}"
-        )
 
 
 def _rows_of(axis: Axis, expected: int) -> str:

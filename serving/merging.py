@@ -8,7 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import NO_NUMBER, RequestError, Way
+from serving.contract import Way
+from serving.wire_input import NO_NUMBER, RequestError
 
 
 def run_starts(item_id: NDArray[np.int64]) -> NDArray[np.int64]:

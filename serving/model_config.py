@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from serving.contract import PARAMETER, Contract, Input
+from serving.contract import PARAMETER, Contract
+from serving.wire_input import Input
 
 
 def config_pbtxt(contract: Contract) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import MAX_EVENTS_BEFORE, NUM_ACTIONS, Contract, Field, Way, check_not_negative
+from serving.contract import MAX_EVENTS_BEFORE, NUM_ACTIONS, Contract, Field, Way
 from serving.merging import merge_values, run_starts
 from serving.raw_columns import Values, column, sequence, timestamps
+from serving.wire_input import check_not_negative
 
 _ID = Field("id")
 
@@ -48,6 +49,8 @@ class RankRequest:
         profile: profile features; what is left out counts as "no value".
         num_events_before: events of the profile that are older than those of `history`; where events are merged,
             of merged ones.
+        candidate_features: what this request says of its candidates, a value for each of them, by name; what is left
+            out counts as "no value".
     """
 
     timestamp: int
@@ -56,6 +59,7 @@ class RankRequest:
     context: Mapping[str, Any] = field(default_factory=dict)
     profile: Mapping[str, Any] = field(default_factory=dict)
     num_events_before: int = 0
+    candidate_features: Mapping[str, Values] = field(default_factory=dict)
 
     @staticmethod
     def from_json(plain: Mapping[str, Any]) -> RankRequest:
@@ -106,6 +110,7 @@ def _request_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArr
         **_single_values("profile", "profile", contract.profile, request.profile),
         "candidate_lengths": np.array([len(candidates)]),
         "candidate.item_id": candidates,
+        **_candidate_values(contract.candidate, request.candidate_features, len(candidates)),
     }
 
 
@@ -118,6 +123,24 @@ def _single_values(
         f"{prefix}.{spec.name}": column(f"{where}.{spec.name}", spec, [values.get(spec.name)])
         for spec in declared
     }
+
+
+def _candidate_values(
+    declared: Sequence[Field], values: Mapping[str, Values], num_candidates: int
+) -> dict[str, NDArray]:
+    """A value of each declared field for every candidate."""
+    where = "candidate_features"
+    _check_names(where, _mapping(where, values), [spec.name for spec in declared])
+    arrays = {}
+    for spec in declared:
+        given = values.get(spec.name)
+        given = [None] * num_candidates if given is None else sequence(f"{where}.{spec.name}", given)
+        if len(given) != num_candidates:
+            raise ValueError(
+                f"{where}.{spec.name} has {len(given)} values; there are {num_candidates} candidates"
+            )
+        arrays[f"candidate.{spec.name}"] = column(f"{where}.{spec.name}", spec, given)
+    return arrays
 
 
 def _history_arrays(contract: Contract, request: RankRequest) -> dict[str, NDArray]:

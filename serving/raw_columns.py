@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.contract import NO_NUMBER, NO_VALUE, Field
+from serving.contract import Field
+from serving.wire_input import NO_NUMBER, NO_VALUE
 
 Values = Sequence[Any] | NDArray[Any]
 """n integers, strings, booleans, numbers, lists of them, or None where there is no value."""

@@ -76,7 +76,8 @@ def export_repository(config: ExportConfig) -> Parity:
             f"{config.out}: is there already; a repository is written once, choose another folder"
         )
     loaded = load_ranker(config.ranker)
-    contract = contract_of(loaded.features, [task.name for task in loaded.tasks], config.max_candidates)
+    log_rates = {task.name: rate for task, rate in zip(loaded.tasks, loaded.log_rates, strict=True)}
+    contract = contract_of(loaded.features, log_rates, config.max_candidates)
     halves = split(loaded.model)
     swapped = fuse(halves.candidate)
     with atomic_folder(config.out) as repository:
@@ -94,7 +95,7 @@ def export_repository(config: ExportConfig) -> Parity:
         )
         parity.require()
         num_candidates = min(SAMPLE_CANDIDATES, config.max_candidates)
-        sample = example_request(loaded.tokenizer, SAMPLE_EVENTS, num_candidates, rng)
+        sample = example_request(loaded.features, SAMPLE_EVENTS, num_candidates, rng)
         _write_sample(folder, sample, contract, unsplit)
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
@@ -116,7 +117,7 @@ def _example_calls(loaded: LoadedRanker, contract: Contract, rng: np.random.Gene
         wire_arrays(
             contract,
             [
-                with_odd_candidates(example_request(loaded.tokenizer, events, min(c, most), rng))
+                with_odd_candidates(example_request(loaded.features, events, min(c, most), rng))
                 for events, c in call
             ],
         )

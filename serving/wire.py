@@ -10,13 +10,21 @@ from numpy.typing import NDArray
 from foundation.merging import way_of
 from foundation.schema import Feature, Schema
 from ranker.features.builder import FeatureBuilder
+from ranker.features.candidate_features import CandidateFeature
 from ranker.features.histories import Histories
 from ranker.features.inputs import CandidateInputs, ProfileInputs
 from serving.contract import MODEL, Contract, Field, Limits
+from serving.wire_input import Dtype
 
 
-def contract_of(features: FeatureBuilder, tasks: Iterable[str], max_candidates: int) -> Contract:
-    """The contract under which a ranker with these features and tasks is served."""
+def contract_of(features: FeatureBuilder, tasks: Mapping[str, float], max_candidates: int) -> Contract:
+    """The contract under which a ranker is served.
+
+    Args:
+        features: what makes its inputs.
+        tasks: the log rate of each task by its name, in the order of the logits' columns.
+        max_candidates: of a request.
+    """
     schema, window = features.tokenizer.schema, features.config.window
     return Contract(
         model=MODEL,
@@ -24,8 +32,12 @@ def contract_of(features: FeatureBuilder, tasks: Iterable[str], max_candidates: 
         context=_fields(schema.facets_of("when", "where")),
         profile=_fields(schema.profile_features),
         tasks=tuple(tasks),
+        log_rates=tuple(tasks.values()),
         limits=Limits(window=window.window, block=window.block, max_candidates=max_candidates),
         merge_adjacent=schema.merge_adjacent,
+        candidate=tuple(
+            Field(each.feature.name, _dtype(each.feature)) for each in features.config.candidates.asked_for
+        ),
     )
 
 
@@ -54,7 +66,11 @@ def model_inputs(
     """What the two halves read, of validated wire arrays of one call."""
     return (
         features.profile_inputs(histories_of(contract, arrays)),
-        features.candidate_inputs(arrays["candidate.item_id"], arrays["candidate_lengths"]),
+        features.candidate_inputs(
+            arrays["candidate.item_id"],
+            arrays["candidate_lengths"],
+            {field.name: arrays[f"candidate.{field.name}"] for field in contract.candidate},
+        ),
     )
 
 
@@ -65,6 +81,10 @@ def _fields(declared: Iterable[Feature]) -> tuple[Field, ...]:
 def _field(feature: Feature) -> Field:
     return Field(
         feature.name,
-        "FP32" if feature.is_number else "INT64",
+        _dtype(feature),
         feature.max_values if feature.kind == "multi" else None,
     )
+
+
+def _dtype(feature: Feature | CandidateFeature) -> Dtype:
+    return "FP32" if feature.is_number else "INT64"

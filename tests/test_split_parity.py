@@ -31,8 +31,8 @@ class Cut:
 
     def __init__(self, ranker: Path, repository: Path) -> None:
         self.trained: LoadedRanker = load_ranker(ranker)
-        features, tasks = self.trained.features, [task.name for task in self.trained.tasks]
-        self.contract: Contract = contract_of(features, tasks, max_candidates=100)
+        features, tasks = self.trained.features, self.trained.tasks
+        self.contract: Contract = contract_of(features, {task.name: 0.0 for task in tasks}, 100)
         self.halves = split(self.trained.model)
         fuse(self.halves.candidate)
         export_repository(ExportConfig(ranker, repository))
@@ -43,7 +43,7 @@ class Cut:
     def requests(self, sizes: list[tuple[int, int]], seed: int = 0) -> list[RankRequest]:
         """One request of each (events, candidates)."""
         rng = np.random.default_rng(seed)
-        return [with_odd_candidates(example_request(self.trained.tokenizer, *size, rng)) for size in sizes]
+        return [with_odd_candidates(example_request(self.trained.features, *size, rng)) for size in sizes]
 
     def arrays(self, requests: list[RankRequest]) -> Arrays:
         return wire_arrays(self.contract, requests)

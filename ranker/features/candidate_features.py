@@ -115,9 +115,9 @@ class CandidateFeatures:
         return CandidateFields(tuple(sparse), sum(each.feature.is_number for each in self.known))
 
     @property
-    def asked_for(self) -> tuple[CandidateFeature, ...]:
+    def asked_for(self) -> tuple[KnownFeature, ...]:
         """Those that a request in serving brings along."""
-        return tuple(each.feature for each in self.known if not each.feature.training_only)
+        return tuple(each for each in self.known if not each.feature.training_only)
 
     def look_up(self, raw: Mapping[str, NDArray], num_candidates: int) -> CandidateColumns:
         """Columns of raw values `[C]` by feature name; one that is for training only may be left out.

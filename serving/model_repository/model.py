@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import triton_python_backend_utils as pb_utils  # pyright: ignore[reportMissingImports]  # the backend's own
 
-from serving.contract import PROBE_REQUEST_ID, RequestError
+from serving.contract import PROBE_REQUEST_ID
 from serving.model_folder import check_files
 from serving.request_counters import RequestCounters
 from serving.served_ranker import ServedRanker
 from serving.threads import intra_op_threads
+from serving.wire_input import RequestError
 
 logger = logging.getLogger("serving.model")
 FAILED = "the model failed on this request; see the server's log"
@@ -32,6 +33,7 @@ class TritonPythonModel:
         torch.set_num_threads(intra_op_threads(os.environ))
         check_files(folder)
         self.ranker = ServedRanker(folder)
+        self.log_rates = torch.tensor(self.ranker.contract.log_rates)
         self.counters = RequestCounters(pb_utils.MetricFamily, args["model_name"], args["model_version"])
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -56,7 +58,7 @@ class TritonPythonModel:
         # of the request's memory, which outlives this call and no more.
         arrays = {tensor.name(): torch.from_dlpack(tensor).numpy() for tensor in request.inputs()}
         logits = self.ranker.rank(arrays)
-        outputs = {"logits": logits, "scores": torch.sigmoid(logits)}
+        outputs = {"logits": logits, "scores": torch.sigmoid(logits + self.log_rates)}
         response = pb_utils.InferenceResponse(
             [pb_utils.Tensor.from_dlpack(name, tensor) for name, tensor in outputs.items()]
         )

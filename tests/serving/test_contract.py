@@ -16,8 +16,9 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig  # pyright: ignore[re
 
 from foundation.raw_values import NO_NUMBER as STORED_NO_NUMBER
 from foundation.raw_values import NO_VALUE as STORED_NO_VALUE
-from serving.contract import NO_NUMBER, NO_VALUE, PARAMETER, Contract, Field, Limits, RequestError
+from serving.contract import PARAMETER, Contract, Field, Limits
 from serving.model_config import config_pbtxt
+from serving.wire_input import NO_NUMBER, NO_VALUE, RequestError
 
 CONTRACT = Contract(
     model="marquee",
@@ -25,6 +26,7 @@ CONTRACT = Contract(
     context=(Field("canvas"),),
     profile=(Field("country"), Field("age", "FP32"), Field("spoken", "INT64", 3)),
     tasks=("watch", "like"),
+    log_rates=(-2.5, 0.0),
     limits=Limits(window=6, block=2, max_candidates=4, max_requests=3),
 )
 
@@ -47,7 +49,7 @@ def test_json_gives_the_same_contract_back():
 
 def test_another_format_is_refused():
     with pytest.raises(ValueError, match="format is 9"):
-        Contract.from_json(CONTRACT.to_json().replace('"format": 2', '"format": 9'))
+        Contract.from_json(CONTRACT.to_json().replace('"format": 3', '"format": 9'))
 
 
 def test_the_configuration_declares_every_tensor_and_carries_the_contract():

@@ -14,10 +14,11 @@ from foundation.merging import merge_values as stored_values
 from foundation.merging import run_starts as stored_starts
 from foundation.schema import Columns, Facet, Schema
 from foundation.window import window_start
-from serving.contract import NO_NUMBER, Contract, Field, Limits, RequestError, Way
+from serving.contract import Contract, Field, Limits, Way
 from serving.merging import check_merged, merge_values, run_starts
 from serving.rank_request import History, RankRequest, wire_arrays
 from serving.wire import facet_fields
+from serving.wire_input import NO_NUMBER, RequestError
 
 WINDOW, BLOCK = 6, 2
 CONTRACT = Contract(
@@ -31,6 +32,7 @@ CONTRACT = Contract(
     context=(Field("device"),),
     profile=(),
     tasks=("watch",),
+    log_rates=(0.0,),
     limits=Limits(window=WINDOW, block=BLOCK),
     merge_adjacent=True,
 )

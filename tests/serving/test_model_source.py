@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Mapping
 from types import ModuleType, SimpleNamespace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from serving.contract import RequestError
 from serving.repository import MODEL_SOURCE
+from serving.wire_input import RequestError
 
 
 class _Error(Exception):
@@ -97,6 +98,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Any:
     spec.loader.exec_module(source)
     loaded = source.TritonPythonModel()
     loaded.ranker, loaded.counters = _Ranker(), _Counters()
+    loaded.log_rates = torch.tensor([math.log(0.25), 0.0])
     return loaded
 
 
@@ -112,6 +114,15 @@ def test_a_failure_is_that_requests_alone_and_its_text_stays_in_the_log(
     assert "Traceback" in caplog.text
     assert answers[2].error.code == _Error.INVALID_ARG
     assert (model.counters.num_answers, model.counters.num_errors) == (2, 2)
+
+
+def test_a_score_is_the_probability_before_negatives_were_sampled(model: Any):
+    """At odds of e^3 with one negative in four kept, odds were a quarter of that before."""
+    (answer,) = model.execute([_Request(3.0)])
+    logits, scores = (values for _, values in answer.tensors)
+    assert logits.tolist() == [[3.0, 3.0]]
+    odds = scores / (1 - scores)
+    assert odds[0].tolist() == pytest.approx([math.exp(3) / 4, math.exp(3)], rel=1e-4)
 
 
 def test_a_request_whose_caller_gave_up_is_not_computed(model: Any):

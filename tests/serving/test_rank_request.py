@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from foundation.vocabulary import hash_string as stored_hash
 from foundation.window import window_start as stored_window_start
-from serving.contract import NO_NUMBER, NO_VALUE, Contract, Field, Limits
+from serving.contract import Contract, Field, Limits
 from serving.rank_request import History, RankRequest, window_start, wire_arrays
 from serving.raw_columns import column, hash_string
+from serving.wire_input import NO_NUMBER, NO_VALUE
 
 CONTRACT = Contract(
     model="marquee",
@@ -22,6 +23,7 @@ CONTRACT = Contract(
     context=(Field("canvas"),),
     profile=(Field("country"), Field("age", "FP32"), Field("spoken", "INT64", 3)),
     tasks=("watch",),
+    log_rates=(0.0,),
     limits=Limits(window=6, block=2),
 )
 
