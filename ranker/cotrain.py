@@ -114,7 +114,7 @@ class Report:
         self.run = run
         self.curves = stack.enter_context(SummaryWriter(run.config.out / "tensorboard", purge_step=done))
         self.progress = stack.enter_context(Progress(run.num_steps, done))
-        self.losses = [*(task.name for task in run.tasks), "next_item"]
+        self.losses = run.trainer.loss_names
         self.validation = run.held_out("validation", VALIDATION_REQUESTS_PER_PROFILE)
         self.progress.say(
             f"{run.config.ranker.tower} tower · {run.config.num_epochs} epochs · {run.num_steps:,} steps of "
@@ -131,8 +131,8 @@ class Report:
         self.curves.add_scalar("training/loss", loss, step)
         for name, value in zip(self.losses, means.tolist(), strict=True):
             self.curves.add_scalar(f"training/loss_{name}", value, step)
-        scale = self.run.config.optim.scale(step, self.run.num_steps)
-        self.curves.add_scalar("training/learning_rate", self.run.config.optim.learning_rate * scale, step)
+        for name, rate in self.run.config.optim.rates(step, self.run.num_steps).items():
+            self.curves.add_scalar(f"training/learning_rate_{name}", rate, step)
         for name, rate in self.progress.rates().items():
             self.curves.add_scalar(f"training/{name}_per_s", rate, step)
 

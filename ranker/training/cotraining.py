@@ -121,7 +121,7 @@ class Cotraining:
             set_dropout(ranker, config.dropout)
         self.builder = BatchBuilder(dataset, self.features)
         self.whole = copy.deepcopy(ranker)
-        self.trainer = RankerTrainer(ranker, config.optim, config.loss, self.num_steps, config.seed)
+        self.trainer = RankerTrainer(ranker, config.optim, config.loss, None, self.num_steps, config.seed)
         # Kept in checkpoints: requests and candidates trained on, and seconds inside training steps.
         self.work = torch.zeros(3, dtype=torch.float64)
 
@@ -142,7 +142,7 @@ class Cotraining:
         return requests.take(np.arange(nth * self.batch_size, (nth + 1) * self.batch_size))
 
     def train_on(self, step: int, batch: Requests) -> torch.Tensor:
-        """Optimizer step `step` on this rank's share of a batch; mean losses `[N + 1]` over all ranks."""
+        """Optimizer step `step` on this rank's share of a batch; mean losses `[P]` over all ranks."""
         # Of the whole batch, so that any number of ranks hides the same.
         rng = np.random.default_rng((self.config.seed, step, 2))
         batch = hide_candidates(batch, self.config.hidden_candidates, rng)

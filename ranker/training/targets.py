@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from foundation.objectives.config import MultiTokenConfig
-from foundation.objectives.heads import Heads
-from foundation.objectives.labels import token_labels
+from foundation.objectives.labels import LabelColumns, token_labels
 from foundation.objectives.multi_token import Pairs, event_pairs
+from foundation.release import Release
 from foundation.tokenizer import Tokenizer
 from foundation.tokens import EventIds, concatenate
 from foundation.window import Span, span_rows
@@ -43,17 +43,25 @@ class Targets(NamedTuple):
 class HeadLabels(NamedTuple):
     """Where the labels of a release's heads are read."""
 
-    heads: Heads
+    labels: tuple[LabelColumns, ...]
     tokenizer: Tokenizer
     feature_rows: NDArray[np.int64]
     """`[I, M]`, from `ItemFacts.feature_rows`."""
+
+
+def head_labels(release: Release) -> HeadLabels | None:
+    """Where the labels of the release's heads are read; None where it has none."""
+    if release.heads is None:
+        return None
+    rows = release.model.item_tower.feature_rows.numpy()
+    return HeadLabels(release.heads.labels, release.tokenizer, rows)
 
 
 def targets(
     rows: Rows,
     tokens_per_request: int,
     multi_token: MultiTokenConfig | None = None,
-    head_labels: HeadLabels | None = None,
+    labels_of_heads: HeadLabels | None = None,
 ) -> Targets:
     """Labels of rows, and what each request's newest tokens are to predict.
 
@@ -64,7 +72,7 @@ def targets(
         rows: B requests.
         tokens_per_request: the newest so many tokens of each request, its own among them.
         multi_token: predict sets of events; None, or a horizon of 0: the next item alone.
-        head_labels: of the heads that are trained along.
+        labels_of_heads: from `head_labels`; None: heads aren't trained.
     """
     events, span = _newest_events(rows, tokens_per_request)
     token_ends = np.cumsum(rows.history_lengths + 1)
@@ -72,9 +80,9 @@ def targets(
     pairs, heads = None, None
     if multi_token is not None and multi_token.horizon:
         pairs = event_pairs(multi_token, events, span, np.cumsum(span.lengths))
-    if head_labels is not None:
-        labels, tokenizer = head_labels.heads.labels, head_labels.tokenizer
-        classes = token_labels(labels, tokenizer, events, span, head_labels.feature_rows)
+    if labels_of_heads is not None:
+        labels, tokenizer, feature_rows = labels_of_heads
+        classes = token_labels(labels, tokenizer, events, span, feature_rows)
         heads = {name: torch.from_numpy(each) for name, each in classes.items()}
     return Targets(
         torch.from_numpy(rows.labels),

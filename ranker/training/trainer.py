@@ -1,6 +1,6 @@
 """Optimizer steps of co-training over all ranks, and the state a checkpoint needs.
 
-Shapes: N tasks.
+Shapes: P parts of the loss.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from foundation.objectives.heads import Heads
 from ranker.model import Ranker, RankerInputs
+from ranker.training.freezing import freeze, keep_frozen_still
 from ranker.training.losses import LossConfig, RankerWithLoss, global_loss
 from ranker.training.optim import Optimizers, RankerOptimConfig
 from ranker.training.sharding import shard, unsharded_state
@@ -26,31 +28,46 @@ class RankerTrainer:
 
     Args:
         ranker: equal on every rank; its modules are replaced by sharded ones.
-        optim, loss: how.
+        optim_config: how, and what isn't trained.
+        loss_config: what for.
+        heads: of the release, trained along.
         num_steps: of the whole run, for the schedule.
         seed: of dropout.
+
+    Attributes:
+        loss_names: `[P]`, parts of the loss as `step` returns them.
     """
 
     def __init__(
-        self, ranker: Ranker, optim: RankerOptimConfig, loss: LossConfig, num_steps: int, seed: int
+        self,
+        ranker: Ranker,
+        optim_config: RankerOptimConfig,
+        loss_config: LossConfig,
+        heads: Heads | None,
+        num_steps: int,
+        seed: int,
     ) -> None:
-        self.optim = optim
+        self.optim = optim_config
         self.num_steps = num_steps
         self.seed = seed
-        weights = [1.0] * len(ranker.tasks) + [loss.next_item_weight]
-        self._weights = torch.tensor(weights, dtype=torch.float64)
-        self._model = shard(RankerWithLoss(ranker), optim.sparse_learning_rate)
-        self._optimizers = Optimizers(optim, self._model)
+        self._ranker = ranker
+        freeze(ranker, optim_config.freeze, optim_config.frozen_layers)
+        model = RankerWithLoss(ranker, loss_config, heads)
+        self.loss_names = model.names
+        self._weights = torch.tensor(model.weights, dtype=torch.float64)
+        self._model = shard(model, optim_config.sparse_learning_rate)
+        self._optimizers = Optimizers(optim_config, self._model)
 
     def step(self, step: int, inputs: RankerInputs, targets: Targets) -> Tensor:
         """Takes optimizer step `step` (from 0) on this rank's share of a batch; every rank must.
 
         Returns:
-            `[N + 1]` float64: mean loss of each task and of the next item over all ranks, before the update.
+            `[P]` float64: mean of each part of the loss over all ranks, before the update.
         """
         rng = np.random.default_rng([self.seed, step, dist.get_rank()])
         torch.manual_seed(int(rng.integers(1 << 63)))
         self._model.train()
+        keep_frozen_still(self._ranker)
         self._optimizers.prepare(step, self.num_steps)
         loss = global_loss(self._model(inputs, targets), self._weights)
         loss.to_backpropagate.backward()
@@ -68,4 +85,8 @@ class RankerTrainer:
     def ranker_state(self) -> dict[str, Tensor] | None:
         """The ranker's unsharded `state_dict` on rank 0, None on the others; every rank must call it."""
         state = unsharded_state(self._model)
-        return None if state is None else {name.removeprefix(_PREFIX): value for name, value in state.items()}
+        if state is None:
+            return None
+        return {
+            name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)
+        }
