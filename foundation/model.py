@@ -11,6 +11,7 @@ D model width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any
 
@@ -197,6 +198,11 @@ class FoundationModel(nn.Module):
         if are_mixed:
             return passed._replace(layers=(*passed.layers[:-1], self.aggregation(passed.layers, layout)))
         return passed._replace(layers=tuple(self.aggregation((each,), layout) for each in passed.layers))
+
+    def hidden_states(self, layers: Sequence[Tensor], layout: Layout) -> Tensor:
+        """What `forward` gives, of the decoder's own layers; the last alone will do unless layers are mixed."""
+        hidden_TD = self.aggregation(layers, layout)
+        return hidden_TD if self.intent is None else self.intent(hidden_TD)[0]
 
     def profile_vector(self, hidden_TD: Tensor, layout: Layout) -> Tensor:
         """Hidden state of each sequence's last token, `[B, D]`."""
