@@ -17,25 +17,22 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.planner import EmbeddingShardingPlanner
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import (
-    KernelConfig,
-    ParameterConstraints,
-    TopologyFactory,
-    TrainerConfig,
-)
 from torchrec.distributed.types import ModuleSharder, ShardingType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from foundation.library_notices import library_notices_off
+from ranker.training.table_plan import ShardingConfig, table_plan
 
 ADAGRAD_EPS = 1e-8
-# Of a host's memory: what the planner keeps for everything but tables.
-RESERVED_SHARE = 0.2
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    """Offers the planner rows on CPUs too, which TorchRec 1.8.0 does on GPUs alone though gloo can do it."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        """Of a table: TorchRec's, and row-wise."""
+        return sorted({*super().sharding_types(compute_device_type), ShardingType.ROW_WISE.value})
 
 
 @contextmanager
@@ -63,12 +60,15 @@ def _group() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def shard(model: nn.Module, learning_rate: float) -> DistributedModelParallel:
+def shard(
+    model: nn.Module, learning_rate: float, config: ShardingConfig | None = None
+) -> DistributedModelParallel:
     """Wraps a model whose embedding bags are then split over the ranks; its weights stay what they are.
 
     Args:
         model: equal on every rank.
         learning_rate: of the tables.
+        config: how tables are split; None for the planner's choice, not kept.
     """
     weights = {name: weight.detach().clone() for name, weight in model.state_dict().items()}
     fused = {
@@ -77,20 +77,12 @@ def shard(model: nn.Module, learning_rate: float) -> DistributedModelParallel:
         "eps": ADAGRAD_EPS,
     }
     # TorchRec types sharders of any module, and its own as those of one.
-    sharders = [cast(ModuleSharder[nn.Module], EmbeddingBagCollectionSharder(fused_params=fused))]
-    group = dist.group.WORLD
-    assert group is not None, "a process group must be there: see process_group()"
-    planner = EmbeddingShardingPlanner(
-        topology=TopologyFactory.create_topology(
-            TrainerConfig(world_size=dist.get_world_size()), kernel_config=KernelConfig(compute_device="cpu")
-        ),
-        storage_reservation=FixedPercentageStorageReservation(RESERVED_SHARE),
-        constraints=_constraints(model),
-    )
+    sharders = [cast(ModuleSharder[nn.Module], BagSharder(fused_params=fused))]
+    assert dist.is_initialized(), "a process group must be there: see process_group()"
     sharded = DistributedModelParallel(
         model,
         device=torch.device("cpu"),
-        plan=planner.collective_plan(model, sharders, group),
+        plan=table_plan(model, sharders, config or ShardingConfig()),
         sharders=sharders,
     )
     _fill_tables(sharded, weights)
@@ -113,23 +105,6 @@ def unsharded_state(model: DistributedModelParallel) -> dict[str, Tensor] | None
 def table_names(model: DistributedModelParallel) -> set[str]:
     """Names of the embedding tables' parameters, those included that live on other ranks."""
     return {name for name, value in model.state_dict().items() if isinstance(value, ShardedTensor)}
-
-
-def _constraints(model: nn.Module) -> dict[str, ParameterConstraints]:
-    """Tables go whole or by rows, to the kernel that has the fused optimizer.
-
-    Left to itself the planner replicates small tables and leaves them to autograd.
-    """
-    constraint = ParameterConstraints(
-        sharding_types=[ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
-        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-    )
-    return {
-        config.name: constraint
-        for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for config in module.embedding_bag_configs()
-    }
 
 
 @torch.no_grad()
