@@ -1,13 +1,18 @@
 """The one value that crosses from the profile half of the ranker to the candidate half.
 
-Shapes: B requests, D_profile profile vector width.
+Shapes: B requests, T packed tokens, m crossed layers, H heads, K head width, D_profile profile vector width.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+from foundation.key_values import KeyValues
+
+Mode = Literal["vector", "crossing"]
+"""How candidates are scored: against the profile vector alone, or after crossing the decoder's top layers too."""
 
 
 class ProfileState(NamedTuple):
@@ -19,3 +24,6 @@ class ProfileState(NamedTuple):
 
     vector: Tensor
     """`[B, D_profile]` float: one vector per request."""
+    key_values: KeyValues | None = None
+    """Keys and values, m times `[T, H, K]`, of history and request tokens in the decoder's top m layers, jagged with
+    offsets `[B + 1]`; None where candidates don't cross."""
