@@ -86,6 +86,7 @@ def _train(run: Cotraining) -> None:
     """Takes all steps that are still to take."""
     config, done = run.config, run.resume()
     with ExitStack() as stack:
+        stack.enter_context(run.checkpoints)
         report = None
         if dist.get_rank() == 0:
             report = Report(run, done, stack)

@@ -6,7 +6,7 @@ Shapes: B requests of a batch, C candidates over the batch, N tasks.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from foundation.checkpoint import checkpoint_step, latest_checkpoint, load_checkpoint, save_checkpoint
+from foundation.checkpoint import BackgroundCheckpoints, checkpoint_step, latest_checkpoint, load_checkpoint
 from foundation.dataset import Dataset
 from foundation.errors import DataError
 from foundation.release import Release
@@ -30,6 +30,7 @@ from ranker.schema import load_tasks
 from ranker.training.batches import BatchBuilder, batch_order, rank_share
 from ranker.training.losses import LossConfig
 from ranker.training.optim import RankerOptimConfig
+from ranker.training.table_plan import PLAN, ShardingConfig
 from ranker.training.trainer import RankerTrainer
 
 EPOCHS: dict[TowerKind, int] = {"decoder": 5, "pooled": 20}
@@ -65,6 +66,7 @@ class CotrainConfig:
     requests: RequestConfig = field(default_factory=lambda: RequestConfig(per_profile=1))
     loss: LossConfig = field(default_factory=LossConfig)
     optim: RankerOptimConfig = field(default_factory=RankerOptimConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "num_epochs": 1, "requests_per_batch": 1, "checkpoint_every": 1}
@@ -93,6 +95,7 @@ class Cotraining:
 
     Attributes:
         whole: the unsharded ranker; its weights are the trained ones after `gather`.
+        checkpoints: a context to train within, since they are written while steps go on.
     """
 
     def __init__(self, config: CotrainConfig, dataset: Dataset, release: Release) -> None:
@@ -121,7 +124,11 @@ class Cotraining:
             set_dropout(ranker, config.dropout)
         self.builder = BatchBuilder(dataset, self.features)
         self.whole = copy.deepcopy(ranker)
-        self.trainer = RankerTrainer(ranker, config.optim, config.loss, None, self.num_steps, config.seed)
+        sharding = replace(config.sharding, plan=config.out / PLAN)
+        self.trainer = RankerTrainer(
+            ranker, config.optim, config.loss, None, self.num_steps, config.seed, sharding
+        )
+        self.checkpoints = BackgroundCheckpoints(config.out / "checkpoints")
         # Kept in checkpoints: requests and candidates trained on, and seconds inside training steps.
         self.work = torch.zeros(3, dtype=torch.float64)
 
@@ -175,12 +182,12 @@ class Cotraining:
         return RowMaker(self.dataset, self.features).rows(requests)
 
     def save(self, step: int) -> None:
-        """Writes the checkpoint of `step` steps done; every rank must call it."""
-        save_checkpoint(self._checkpoints, step, self._state())
+        """Begins to write the checkpoint of `step` steps done; every rank must call it, within `checkpoints`."""
+        self.checkpoints.save(step, self._state())
 
     def resume(self) -> int:
         """Loads the newest checkpoint, if any, and returns the steps done; every rank must call it."""
-        newest = latest_checkpoint(self._checkpoints)
+        newest = latest_checkpoint(self.checkpoints.folder)
         if newest is None:
             return 0
         load_checkpoint(newest, self._state())
@@ -197,10 +204,6 @@ class Cotraining:
 
     def _draw(self, epoch: int) -> Requests:
         return self._source.build("train", self.config.requests, (self.config.seed, epoch))
-
-    @property
-    def _checkpoints(self) -> Path:
-        return self.config.out / "checkpoints"
 
     def _state(self) -> dict[str, Any]:
         return {**self.trainer.state(), "work": self.work}

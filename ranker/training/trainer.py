@@ -18,6 +18,7 @@ from ranker.training.freezing import freeze, keep_frozen_still
 from ranker.training.losses import LossConfig, RankerWithLoss, global_loss
 from ranker.training.optim import Optimizers, RankerOptimConfig
 from ranker.training.sharding import shard, unsharded_state
+from ranker.training.table_plan import ShardingConfig
 from ranker.training.targets import Targets
 
 _PREFIX = "ranker."
@@ -33,6 +34,7 @@ class RankerTrainer:
         heads: of the release, trained along.
         num_steps: of the whole run, for the schedule.
         seed: of dropout.
+        sharding_config: how the embedding tables are spread; None for the planner's choice.
 
     Attributes:
         loss_names: `[P]`, parts of the loss as `step` returns them.
@@ -46,6 +48,7 @@ class RankerTrainer:
         heads: Heads | None,
         num_steps: int,
         seed: int,
+        sharding_config: ShardingConfig | None = None,
     ) -> None:
         self.optim = optim_config
         self.num_steps = num_steps
@@ -55,7 +58,7 @@ class RankerTrainer:
         model = RankerWithLoss(ranker, loss_config, heads)
         self.loss_names = model.names
         self._weights = torch.tensor(model.weights, dtype=torch.float64)
-        self._model = shard(model, optim_config.sparse_learning_rate)
+        self._model = shard(model, optim_config.sparse_learning_rate, sharding_config)
         self._optimizers = Optimizers(optim_config, self._model)
 
     def step(self, step: int, inputs: RankerInputs, targets: Targets) -> Tensor:
