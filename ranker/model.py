@@ -2,7 +2,7 @@
 
 Shapes: B requests, C candidates over the batch, T packed tokens, I item rows, D decoder width, N tasks.
 
-    forward(batch) == score(encode_profile(batch.profile), batch.candidates)
+    forward(batch) == score(encode_profile(batch.profile), batch.candidates) == the last of both_logits(batch)
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from foundation.item_tower import ItemVectors
 from foundation.model import FoundationModel
 from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.candidate_tower import CandidateTower
+from ranker.arches.crossing import Crossing, check_crossing, crossing_layout
 from ranker.arches.dense import DenseArch
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from ranker.arches.profile_tower import DecoderTower, PooledTower, ProfileEncoding
 from ranker.arches.sparse import SparseArch
+from ranker.arches.taps import ProfileConfig
 from ranker.features.columns import place
 from ranker.features.inputs import CandidateInputs, FeatureFields, ProfileInputs
 from ranker.features.item_features import ItemFeatures
-from ranker.state import ProfileState
+from ranker.state import Mode, ProfileState
 
 TowerKind = Literal["decoder", "pooled"]
 
@@ -40,7 +42,10 @@ class RankerConfig:
         item_embedding_dim: width of item-id embeddings; a multiple of 4.
         recent_items: how many recent items the pooled tower's bags hold.
         interaction: widths of the interaction.
+        crossing_layers: m, the decoder's top layers that a candidate passes through as a token, seeing its request's;
+            0: it meets the profile vector alone.
         dense_widths: of the layers over dense features, of profiles and of candidates; none: they go in as they are.
+        profile: what the profile's vector holds of the decoder, beside the release's own vector.
     """
 
     tower: TowerKind = "decoder"
@@ -48,7 +53,9 @@ class RankerConfig:
     item_embedding_dim: int = 32
     recent_items: int = 50
     interaction: InteractionConfig = field(default_factory=InteractionConfig)
+    crossing_layers: int = 0
     dense_widths: tuple[int, ...] = ()
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
     def __post_init__(self) -> None:
         if self.tower not in ("decoder", "pooled"):
@@ -56,10 +63,16 @@ class RankerConfig:
         for name in ("embedding_dim", "item_embedding_dim"):
             if getattr(self, name) < 4 or getattr(self, name) % 4:
                 raise ValueError(f"RankerConfig.{name} is {getattr(self, name)}; it must be a multiple of 4")
+        if self.tower == "pooled" and self.profile.taps:
+            raise ValueError(
+                f"ProfileConfig.taps is {self.profile.taps}; the pooled tower has no layers to tap"
+            )
         if min(self.dense_widths, default=1) < 1:
             raise ValueError(f"RankerConfig.dense_widths is {self.dense_widths}; widths must be positive")
         if self.recent_items < 1:
             raise ValueError(f"RankerConfig.recent_items is {self.recent_items}; it must be at least 1")
+        if self.crossing_layers < 0:
+            raise ValueError(f"RankerConfig.crossing_layers is {self.crossing_layers}; it must be at least 0")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for `config.json`."""
@@ -69,7 +82,8 @@ class RankerConfig:
     def from_json(cls, values: dict[str, Any]) -> RankerConfig:
         """The inverse of `to_json`."""
         interaction = InteractionConfig(**_tuples(values["interaction"]))
-        return cls(**{**_tuples(values), "interaction": interaction})
+        profile = ProfileConfig(**_tuples(values["profile"]))
+        return cls(**{**_tuples(values), "interaction": interaction, "profile": profile})
 
 
 def _tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -84,6 +98,14 @@ class RankerInputs(NamedTuple):
     candidates: CandidateInputs
 
 
+class BothLogits(NamedTuple):
+    """Logits `[C, N]` of one batch in either mode."""
+
+    vector: Tensor
+    crossing: Tensor | None
+    """None where no layers are crossed."""
+
+
 class Ranker(nn.Module):
     """Ranks the candidates of a request for its profile; the decoder runs once per request.
 
@@ -95,7 +117,8 @@ class Ranker(nn.Module):
         foundation: the decoder; required by the `decoder` tower and refused by the `pooled` one.
 
     Raises:
-        ValueError: `foundation` and `config.tower` disagree, or dot products are narrower than the decoder.
+        ValueError: `foundation` and `config.tower` disagree, dot products are narrower than the decoder, or candidates
+            can't pass through `config.crossing_layers` of it.
     """
 
     def __init__(
@@ -112,13 +135,16 @@ class Ranker(nn.Module):
             raise ValueError(f"RankerConfig.tower is {config.tower!r}, which {need}")
         if not tasks:
             raise ValueError("a ranker needs at least one task; tasks is empty")
+        check_crossing(config.crossing_layers, foundation)
         self.config = config
         self.tasks = tuple(tasks)
         dims = (config.embedding_dim, config.item_embedding_dim)
         sparse = SparseArch(place(fields.profile.sparse, *dims))
         dense = DenseArch(fields.profile.num_dense, config.dense_widths)
         self.profile_tower: DecoderTower | PooledTower = (
-            PooledTower(sparse, dense) if foundation is None else DecoderTower(foundation, sparse, dense)
+            PooledTower(sparse, dense)
+            if foundation is None
+            else DecoderTower(foundation, sparse, dense, config.profile, config.crossing_layers)
         )
         item_width = self.profile_tower.item_width
         self.candidate_tower = CandidateTower(
@@ -128,11 +154,15 @@ class Ranker(nn.Module):
             fields.candidates, config.embedding_dim, config.dense_widths
         )
         widths = Widths(
-            self.profile_tower.width, self.candidate_tower.width, self.candidate_features.width, 0
+            self.profile_tower.width,
+            self.candidate_tower.width,
+            self.candidate_features.width,
+            item_width if config.crossing_layers else 0,
         )
         self.interaction = Interaction(config.interaction, widths, len(self.tasks))
         if foundation is not None:
             self.interaction.start_from_shared_space(item_width, scale=1 / foundation.config.temperature)
+        self.crossing = Crossing(item_width) if config.crossing_layers else None
 
     def item_vectors(self) -> ItemVectors | None:
         """The decoder's item vectors, None without a decoder.
@@ -150,19 +180,69 @@ class Ranker(nn.Module):
 
     def encode_profile(self, profile: ProfileInputs, item_vectors: ItemVectors | None = None) -> ProfileState:
         """The profile half: everything that is computed once per request."""
-        return ProfileState(self.encode(profile, item_vectors).vector)
+        return self.encode(profile, item_vectors).state
 
     def score(
-        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None = None
+        self,
+        state: ProfileState,
+        candidates: CandidateInputs,
+        item_vectors: ItemVectors | None = None,
+        mode: Mode | None = None,
     ) -> Tensor:
-        """The candidate half: logits `[C, N]` of candidates against the state of their requests."""
+        """The candidate half: logits `[C, N]` of candidates against the state of their requests.
+
+        Args:
+            state: from `encode_profile`.
+            candidates: of the same requests.
+            item_vectors: from `item_vectors()`.
+            mode: whether candidates cross the decoder; None: they do if the ranker has crossed layers.
+
+        Raises:
+            ValueError: if they are to cross and it has none.
+        """
+        if item_vectors is None:
+            item_vectors = self.item_vectors()
+        crossed = None
+        if mode == "crossing" or (mode is None and self.crossing is not None):
+            crossed = self._crossed(state, candidates, item_vectors)
+        candidate = self.candidate_tower(candidates.item_rows, item_vectors)
+        features = self.candidate_features(candidates.sparse, candidates.dense)
+        return self.interaction(state.vector, candidate, candidates.offsets, features, crossed)
+
+    def score_both(
+        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None = None
+    ) -> BothLogits:
+        """Logits of both modes, of which one pass over the candidates' towers is enough."""
         if item_vectors is None:
             item_vectors = self.item_vectors()
         candidate = self.candidate_tower(candidates.item_rows, item_vectors)
         features = self.candidate_features(candidates.sparse, candidates.dense)
-        return self.interaction(state.vector, candidate, candidates.offsets, features)
+        vector = self.interaction(state.vector, candidate, candidates.offsets, features)
+        if self.crossing is None:
+            return BothLogits(vector, None)
+        crossed = self._crossed(state, candidates, item_vectors)
+        return BothLogits(
+            vector, self.interaction(state.vector, candidate, candidates.offsets, features, crossed)
+        )
+
+    def both_logits(self, batch: RankerInputs) -> BothLogits:
+        """Logits of both modes; the decoder runs once per request for both."""
+        item_vectors = self.item_vectors()
+        state = self.encode_profile(batch.profile, item_vectors)
+        return self.score_both(state, batch.candidates, item_vectors)
+
+    def _crossed(
+        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None
+    ) -> Tensor:
+        tower, stored = self.profile_tower, state.key_values
+        if self.crossing is None or stored is None or not isinstance(tower, DecoderTower):
+            raise ValueError('mode is "crossing"; RankerConfig.crossing_layers must be at least 1 for it')
+        assert item_vectors is not None
+        rows = item_vectors.vectors.index_select(0, candidates.item_rows)
+        where = crossing_layout(stored, candidates.offsets)
+        return self.crossing(rows, tower.foundation.decoder, where, stored)
 
     def forward(self, batch: RankerInputs) -> Tensor:
-        """Logits `[C, N]`."""
+        """Logits `[C, N]`, of candidates that cross the decoder if it has crossed layers."""
         item_vectors = self.item_vectors()
         return self.score(self.encode_profile(batch.profile, item_vectors), batch.candidates, item_vectors)

@@ -15,6 +15,7 @@ from foundation.key_values import KeyValues
 from foundation.model import FoundationModel, unit
 from ranker.arches.dense import DenseArch
 from ranker.arches.sparse import SparseArch
+from ranker.arches.taps import LayerTaps, ProfileConfig
 from ranker.features.inputs import ProfileInputs
 from ranker.state import ProfileState
 
@@ -38,23 +39,36 @@ class ProfileEncoding(NamedTuple):
 class DecoderTower(nn.Module):
     """The imported foundation model as a trainable part of the ranker, beside sparse and dense features.
 
-    `vector = [unit(hidden of the request's own token) ; pooled sparse features ; dense features]`. The hidden
-    state comes first and has length one, so that its dot product with a unit item vector is the foundation
-    model's own cosine.
+    `vector = [unit(hidden of the request's own token) ; taps ; pooled sparse features ; dense features]`. The
+    release's own hidden state comes first and has length one, so that its dot product with a unit item vector is
+    the foundation model's own cosine.
 
     Args:
         foundation: trained along with the ranker.
         sparse: embeddings of the sparse profile features.
         dense: of the dense profile features.
+        config: what else of the decoder joins the vector.
+        crossing_layers: of the decoder, from the top down, whose keys and values are kept for candidates.
     """
 
-    def __init__(self, foundation: FoundationModel, sparse: SparseArch, dense: DenseArch) -> None:
+    def __init__(
+        self,
+        foundation: FoundationModel,
+        sparse: SparseArch,
+        dense: DenseArch,
+        config: ProfileConfig,
+        crossing_layers: int = 0,
+    ) -> None:
         super().__init__()
+        self.crossing_layers = crossing_layers
         self.foundation = foundation
         self.sparse: nn.Module = sparse  # serving swaps it
         self.dense = dense
-        self.item_width = foundation.config.decoder.width
-        self.width = self.item_width + sparse.width + dense.width
+        sizes = foundation.config.decoder
+        self.taps = LayerTaps(config, sizes.width, sizes.num_layers) if config.taps else None
+        self.item_width = sizes.width
+        taps_width = 0 if self.taps is None else self.taps.width
+        self.width = self.item_width + taps_width + sparse.width + dense.width
 
     def item_vectors(self) -> ItemVectors:
         """Of all items: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
@@ -67,11 +81,22 @@ class DecoderTower(nn.Module):
             inputs: tokens and features of B requests.
             items: from `item_vectors()`.
         """
-        layout = inputs.layout
-        hidden_TD = self.foundation(inputs.facet_ids, inputs.item_ids, layout, items)
-        last_BD = unit(self.foundation.profile_vector(hidden_TD, layout))
-        vector = torch.cat((last_BD, self.sparse(inputs.sparse), self.dense(inputs.dense)), dim=1)
-        return ProfileEncoding(vector, hidden_TD)
+        foundation, layout = self.foundation, inputs.layout
+        tokens_TD = foundation.tokens(inputs.facet_ids, inputs.item_ids, items)
+        every_layer = self.taps is not None or foundation.config.aggregation.layers == "mix"
+        passed = foundation.decoder.read(
+            tokens_TD, layout, every_layer=every_layer, num_kept=self.crossing_layers
+        )
+        hidden_TD = foundation.hidden_states(passed.layers, layout)
+        of_decoder = [unit(foundation.profile_vector(hidden_TD, layout))]
+        if self.taps is not None:
+            of_decoder.append(self.taps(passed.layers, layout))
+        vector = torch.cat((*of_decoder, self.sparse(inputs.sparse), self.dense(inputs.dense)), dim=1)
+        if not self.crossing_layers:
+            return ProfileEncoding(vector, hidden_TD)
+        # Every request has a token of its own, so none of them is empty.
+        offsets = torch.cat((layout.last_index.new_zeros(1), layout.last_index + 1))
+        return ProfileEncoding(vector, hidden_TD, KeyValues(passed.key_values, offsets))
 
 
 class PooledTower(nn.Module):
