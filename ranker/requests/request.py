@@ -5,6 +5,7 @@ Shapes: B requests, C candidates over the batch, N tasks, M values of a multi-va
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -56,6 +57,25 @@ class Requests(NamedTuple):
             self.mask[span.rows],
             {name: values[span.rows] for name, values in self.candidate_features.items()},
         )
+
+
+def join_requests(parts: Sequence[Requests]) -> Requests:
+    """The requests of several, one after another; at least one part."""
+    lengths = np.concatenate([np.diff(part.candidate_offsets) for part in parts])
+    return Requests(
+        np.concatenate([part.profile for part in parts]),
+        np.concatenate([part.history_end for part in parts]),
+        np.concatenate([part.timestamp for part in parts]),
+        {name: np.concatenate([part.facets[name] for part in parts]) for name in parts[0].facets},
+        np.concatenate(([0], np.cumsum(lengths))),
+        np.concatenate([part.candidate_id for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        {
+            name: np.concatenate([part.candidate_features[name] for part in parts])
+            for name in parts[0].candidate_features
+        },
+    )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 
 from foundation.dataset import Dataset
 from ranker.requests.from_events import EventRequests
-from ranker.requests.logged import read_requests, usable
+from ranker.requests.logged import read_requests
 from ranker.requests.request import RequestConfig, Requests, Seed, Which, at_most
 from ranker.schema import Task, are_logged
 
@@ -24,7 +24,6 @@ class RequestSource:
     """
 
     def __init__(self, dataset: Dataset, tasks: tuple[Task, ...]) -> None:
-        self._dataset = dataset
         self._logged = read_requests(dataset, tasks) if are_logged(tasks) else None
         self._events = None if self._logged is not None else EventRequests(dataset, tasks)
 
@@ -37,12 +36,12 @@ class RequestSource:
         if self._events is not None:
             return self._events.build(which, config, seed)
         assert self._logged is not None
-        rows = usable(self._dataset, self._logged, which)
-        rows = rows[np.argsort(self._logged.profile[rows], kind="stable")]
+        logged, requests = self._logged
+        requests = logged.split(requests, which)
+        rows = np.argsort(requests.profile, kind="stable")
         if config.per_profile:
-            kept = at_most(config.per_profile, self._logged.profile[rows], np.random.default_rng(seed))
-            rows = rows[kept]
-        return self._logged.take(rows)
+            rows = rows[at_most(config.per_profile, requests.profile[rows], np.random.default_rng(seed))]
+        return requests.take(rows)
 
 
 def build_requests(

@@ -49,7 +49,7 @@ def test_logged_requests_keep_impressions_labels_and_context(synthetic_dataset, 
         ),
         (
             lambda table: table.with_columns(pl.col("label_watch") * 2),
-            "column 'label_watch': holds 2; a label is 0, 1 or null",
+            "row group 0: column 'label_watch': row 0 holds 2; a label is 0, 1 or null",
         ),
         (
             lambda table: table.with_columns(pl.col("candidates").list.head(0)),
@@ -57,7 +57,7 @@ def test_logged_requests_keep_impressions_labels_and_context(synthetic_dataset, 
         ),
         (
             lambda table: table.with_columns(pl.col("profile_id") + 1_000_000),
-            "column 'profile_id': row 0: no event of this profile",
+            "column 'profile_id': row 0 is of a profile that has no event",
         ),
     ],
 )
