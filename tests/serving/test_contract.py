@@ -28,6 +28,7 @@ CONTRACT = Contract(
     tasks=("watch", "like"),
     log_rates=(-2.5, 0.0),
     limits=Limits(window=6, block=2, max_candidates=4, max_requests=3),
+    candidate=(Field("retrieval", "FP32"), Field("row")),
 )
 
 
@@ -48,8 +49,16 @@ def test_json_gives_the_same_contract_back():
 
 
 def test_another_format_is_refused():
-    with pytest.raises(ValueError, match="format is 9"):
-        Contract.from_json(CONTRACT.to_json().replace('"format": 3', '"format": 9'))
+    for other in (2, 9):
+        with pytest.raises(ValueError, match=f"format is {other}; this code reads 3"):
+            Contract.from_json(CONTRACT.to_json().replace('"format": 3', f'"format": {other}'))
+
+
+def test_every_task_has_a_log_rate():
+    with pytest.raises(
+        ValueError, match=r"log_rates is \[-2\.5\]; it must have a number for each task of watch, "
+    ):
+        replace(CONTRACT, log_rates=(-2.5,))
 
 
 def test_the_configuration_declares_every_tensor_and_carries_the_contract():
@@ -60,6 +69,8 @@ def test_the_configuration_declares_every_tensor_and_carries_the_contract():
     declared = {tensor["name"]: (tensor["dataType"], tensor["dims"]) for tensor in config["input"]}
     assert declared["history.rating"] == ("TYPE_FP32", ["-1"])
     assert declared["profile.spoken"] == ("TYPE_INT64", ["-1", "3"])
+    assert declared["candidate.retrieval"] == ("TYPE_FP32", ["-1"])
+    assert declared["candidate.row"] == ("TYPE_INT64", ["-1"])
     assert list(declared) == [spec.name for spec in CONTRACT.inputs]
     outputs = [(tensor["name"], tensor["dims"]) for tensor in config["output"]]
     assert outputs == [("logits", ["-1", "2"]), ("scores", ["-1", "2"])]
@@ -79,6 +90,8 @@ def test_any_ids_of_any_lengths_within_the_limits_are_fine(lengths: list[tuple[i
     arrays = arrays_of([h for h, _ in lengths], [c for _, c in lengths])
     arrays["candidate.item_id"][:] = item
     arrays["profile.age"][:] = NO_NUMBER
+    arrays["candidate.retrieval"][:] = NO_NUMBER
+    arrays["candidate.row"][:] = item
     arrays["history.timestamp"][:] = 4_102_444_800  # the year 2100
     CONTRACT.validate(arrays)
 
@@ -111,6 +124,18 @@ WRONG = [
         np.ones(3, np.float32),
         "candidate.item_id is of type float32; its type must be int64",
     ),
+    (
+        "candidate.retrieval",
+        np.ones(2, np.float32),
+        "candidate.retrieval is 2 rows long; candidate_lengths add up to 3",
+    ),
+    (
+        "candidate.retrieval",
+        np.array([1, 2, np.inf], np.float32),
+        "candidate.retrieval[2] is inf; it must be finite",
+    ),
+    ("candidate.row", np.ones(3, np.int32), "candidate.row is of type int32; its type must be int64"),
+    ("candidate.row", None, "candidate.row is missing"),
     ("history.rating", np.array([1, np.nan, 3], np.float32), "history.rating[1] is nan; it must be finite"),
     ("profile.age", np.array([1, np.inf], np.float32), "profile.age[1] is inf; it must be finite"),
     ("profile.age", np.array([1, 2], np.float64), "profile.age is of type float64; its type must be float32"),

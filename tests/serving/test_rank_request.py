@@ -25,6 +25,7 @@ CONTRACT = Contract(
     tasks=("watch",),
     log_rates=(0.0,),
     limits=Limits(window=6, block=2),
+    candidate=(Field("retrieval", "FP32"), Field("row")),
 )
 
 
@@ -90,6 +91,23 @@ def test_what_is_left_out_has_no_value():
     assert arrays["profile.spoken"].tolist() == [[4, NO_VALUE, NO_VALUE]]
     assert arrays["profile.age"].tolist() == [NO_NUMBER]
     assert arrays["request.canvas"].tolist() == [NO_VALUE]
+    assert arrays["candidate.retrieval"].tolist() == [NO_NUMBER] * 2
+    assert arrays["candidate.row"].tolist() == [NO_VALUE] * 2
+
+
+def test_candidate_features_lie_beside_their_candidates():
+    arrays = wire_arrays(
+        CONTRACT,
+        [
+            request_of(1, candidate_features={"retrieval": [0.5, None], "row": ["a", 3]}),
+            request_of(1, candidates=[7], candidate_features={"retrieval": np.array([2.0])}),
+        ],
+    )
+    assert arrays["candidate.item_id"].tolist() == [1, 2, 7]
+    assert arrays["candidate.retrieval"].tolist() == [0.5, NO_NUMBER, 2.0]
+    assert arrays["candidate.retrieval"].dtype == np.float32
+    assert arrays["candidate.row"].tolist() == [stored_hash("a"), 3, NO_VALUE]
+    CONTRACT.validate(arrays)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +155,20 @@ def test_values_of_every_kind_become_columns(field: Field, values, expected):
             {"history": History([1], cast(Any, None), {"rating": [1.0], "languages": [[1]]})},
             "history.timestamp is None; it must be a list or an array",
         ),
+        (
+            {"candidate_features": {"row": [1, 2, 3]}},
+            "candidate_features.row has 3 values; there are 2 candidates",
+        ),
+        (
+            {"candidate_features": {"position": [0, 1]}},
+            "candidate_features has an unknown field 'position'; known are retrieval, row",
+        ),
+        (
+            {"candidate_features": {"retrieval": ["high", 1]}},
+            "candidate_features.retrieval is 'high'; it must be a number or None",
+        ),
+        ({"candidate_features": {"row": 3}}, "candidate_features.row is 3; it must be a list or an array"),
+        ({"candidate_features": [3]}, "candidate_features is [3]; it must be a mapping"),
         ({"profile": {"age": "old"}}, "profile.age is 'old'; it must be a number or None"),
         ({"profile": {"spoken": 3}}, "profile.spoken is 3; it must be a list or None"),
         ({"history": History([1], [1], {"rating": [1.0]})}, "history.facets has no 'languages'"),
@@ -171,11 +203,14 @@ def test_requests_are_read_from_json():
         "timestamp": 5,
         "candidates": [1, "x"],
         "history": {"item_id": [1], "timestamp": [2], "facets": {"rating": [null], "languages": [[]]}},
-        "profile": {"age": 3}
+        "profile": {"age": 3},
+        "candidate_features": {"retrieval": [null, 0.5], "row": ["a", "b"]}
     }"""
     arrays = wire_arrays(CONTRACT, [RankRequest.from_json(json.loads(text))])
     assert arrays["history.rating"].tolist() == [NO_NUMBER]
     assert arrays["profile.age"].tolist() == [3]
+    assert arrays["candidate.retrieval"].tolist() == [NO_NUMBER, 0.5]
+    assert arrays["candidate.row"].tolist() == [stored_hash("a"), stored_hash("b")]
     for wrong, message in (
         ('{"timestamp": 5}', "no 'candidates'"),
         ('{"time": 5}', "unknown field 'time'"),
