@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ WINDOW = WindowConfig(window=12, block=4)
 DECODER = DecoderConfig(width=16, num_layers=2, num_heads=2, dropout=0.0)
 INTERACTION = InteractionConfig(num_dots=3, dot_width=20, hidden_widths=(24, 12))
 
-MakeAssembly = Callable[[TowerKind], Assembly]
+MakeAssembly = Callable[..., Assembly]
 RawHistories = Callable[[Dataset, Sequence[int], Sequence[int]], Histories]
 
 
@@ -61,13 +62,12 @@ def release(release_folder) -> Release:
 
 @pytest.fixture
 def make_assembly(synthetic_dataset: Dataset, release: Release) -> MakeAssembly:
-    """Makes a ranker with the given tower, in evaluation mode."""
+    """Makes a ranker with the given tower, in evaluation mode; other fields of `RankerConfig` by name."""
 
-    def make(tower: TowerKind) -> Assembly:
+    def make(tower: TowerKind, **options: Any) -> Assembly:
         torch.manual_seed(1)
-        config = RankerConfig(
-            tower, embedding_dim=4, item_embedding_dim=8, recent_items=5, interaction=INTERACTION
-        )
+        sizes = {"embedding_dim": 4, "item_embedding_dim": 8, "recent_items": 5, "interaction": INTERACTION}
+        config = RankerConfig(tower, **{**sizes, **options})
         assembly = assemble_ranker(config, synthetic_dataset, release, TASKS)
         assembly.model.eval()
         return assembly

@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from ranker.arches.heads import TaskHeads
 from ranker.arches.interaction import (
     Interaction,
     InteractionConfig,
     Widths,
+    dot_products,
     interaction_first_layer,
     request_of_candidate,
 )
@@ -59,6 +61,7 @@ def test_decomposed_first_layer_is_one_linear_layer_over_everything() -> None:
     profile = vector[torch.tensor([0, 0, 1, 1, 1])]
     side = module.candidate_dots(candidate)
     dots = torch.einsum("ce,cke->ck", side, module.profile_dots(profile).view(5, 3, 5))
+    assert module.dot_weights is not None
     weight = torch.cat(
         [module.profile_projection.weight, module.candidate_projection.weight, module.dot_weights.T], dim=1
     )
@@ -105,8 +108,36 @@ def test_first_layer_swaps_without_touching_the_checkpoint() -> None:
     assert list(module.state_dict()) == keys
 
 
+def test_dot_products_are_of_each_candidate_with_its_own_request() -> None:
+    torch.manual_seed(0)
+    e, q = torch.randn(5, 4), torch.randn(3, 2, 4)
+    found = dot_products(e, q, torch.tensor([0, 2, 2, 5]))
+    expected = torch.stack([q[request] @ e[c] for c, request in enumerate([0, 0, 2, 2, 2])])
+    torch.testing.assert_close(found, expected)
+
+
+def test_heads_of_their_own_let_a_task_learn_without_the_other() -> None:
+    torch.manual_seed(0)
+    config = InteractionConfig(num_dots=3, dot_width=5, hidden_widths=(7, 4), head_widths=(6, 5))
+    module = Interaction(config, Widths(6, 9, 0, 0), num_tasks=2)
+    logits = module(torch.randn(2, 6), torch.randn(5, 9), torch.tensor([0, 2, 5]))
+    assert logits.shape == (5, 2)
+    logits[:, 1].sum().backward()
+    assert isinstance(module.heads, TaskHeads)
+    first, second = (list(tower.parameters()) for tower in module.heads.towers)
+    assert not any(parameter.grad is not None and parameter.grad.any() for parameter in first)
+    assert all(parameter.grad is not None for parameter in second)
+
+
 @pytest.mark.parametrize(
-    ("field", "value"), [("num_dots", 0), ("dot_width", 0), ("hidden_widths", ()), ("hidden_widths", (8, 0))]
+    ("field", "value"),
+    [
+        ("head_widths", (4, 0)),
+        ("num_dots", 0),
+        ("dot_width", 0),
+        ("hidden_widths", ()),
+        ("hidden_widths", (8, 0)),
+    ],
 )
 def test_config_names_the_field_that_is_wrong(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"InteractionConfig.{field} is "):

@@ -18,7 +18,7 @@ def test_decoder_tower_leads_with_the_unit_hidden_state_of_each_requests_own_tok
     assembly = make_assembly("decoder")
     profile, tower = make_batch(assembly).profile, assembly.model.profile_tower
     assert isinstance(tower, DecoderTower)
-    vector, hidden = tower(profile, tower.item_vectors())
+    vector, hidden, _ = tower(profile, tower.item_vectors())
     assert hidden is not None
     assert hidden.shape == (len(profile.item_ids), WIDTH)
     assert vector.shape == (4, tower.width)
@@ -46,7 +46,7 @@ def test_pooled_tower_reads_recent_items_and_no_tokens(make_assembly, make_batch
     assembly = make_assembly("pooled")
     profile, tower = make_batch(assembly).profile, assembly.model.profile_tower
     assert isinstance(tower, PooledTower)
-    vector, hidden = tower(profile)
+    vector, hidden, _ = tower(profile)
     assert hidden is None
     assert tower.item_vectors() is None
     other_tokens = profile._replace(
