@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from foundation.atomic import atomic_file
 from foundation.errors import DataError
@@ -18,7 +19,7 @@ def check_plot_path(path: Path) -> None:
     """Makes sure, before any work, that a plot can be written there.
 
     Raises:
-        DataError: it isn't named .png, its folder is missing, it is a folder, or matplotlib isn't installed.
+        DataError: it isn't named .png, its folder is missing, or it is a folder.
     """
     if path.suffix.lower() != ".png":
         raise DataError(f"--plot {path}: a PNG is written; name it .png")
@@ -26,11 +27,6 @@ def check_plot_path(path: Path) -> None:
         raise DataError(f"--plot {path}: there is no folder {path.parent}; make it, or choose another file")
     if path.is_dir():
         raise DataError(f"--plot {path}: is a folder; name a file in it")
-    if find_spec("matplotlib") is None:
-        raise DataError(
-            "--plot: matplotlib is not installed; .venv/bin/pip install -r requirements/dev.txt "
-            "-c requirements/constraints.txt"
-        )
 
 
 def plot(report: dict[str, Any], path: Path) -> None:
@@ -40,9 +36,6 @@ def plot(report: dict[str, Any], path: Path) -> None:
         report: the document of `benchmarks.staleness`.
         path: of the PNG, see `check_plot_path`.
     """
-    # Late: only who draws needs matplotlib.
-    from matplotlib.figure import Figure  # noqa: PLC0415
-
     ks = report["curve"]["k"]
     figure = Figure(figsize=(7, 6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
