@@ -70,6 +70,15 @@ class CandidateInputs(NamedTuple):
         return cls(item_rows, offsets, item_rows.new_empty(len(item_rows), 0), torch.empty(len(item_rows), 0))
 
 
+class CandidateMarks(NamedTuple):
+    """Candidates of which training hides something; see `ranker.training.augmentation`."""
+
+    never_seen: Tensor
+    """`[C]` bool: ranked as titles without a past: no id of their own, as unpopular as any."""
+    without_decoder: Tensor
+    """`[C]` bool: ranked without their item vector, and so without what the decoder says of them."""
+
+
 class ProfileFields(NamedTuple):
     """What the profile side's `sparse` and `dense` inputs hold."""
 
