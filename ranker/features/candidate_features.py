@@ -119,14 +119,6 @@ class CandidateFeatures:
         """Those that a request in serving brings along."""
         return tuple(each for each in self.known if not each.feature.training_only)
 
-    def as_served(self, raw: Mapping[str, NDArray]) -> dict[str, NDArray]:
-        """Of raw values those that serving has too: what validation and test rows are made of.
-
-        Tested with the positions at which its candidates were shown, a ranker would look better than it serves.
-        """
-        asked_for = {each.feature.name for each in self.asked_for}
-        return {name: values for name, values in raw.items() if name in asked_for}
-
     def look_up(self, raw: Mapping[str, NDArray], num_candidates: int) -> CandidateColumns:
         """Columns of raw values `[C]` by feature name; one that is for training only may be left out.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from foundation.schema import load_schema
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY
 from ranker.features.candidate_features import CandidateFeature, CandidateFeatures, known_features
 from ranker.requests.candidate_values import candidate_values
-from ranker.schema import load_candidate_features
+from ranker.schema import load_candidate_features, load_tasks
 
 WATCH = '[[task]]\nname = "watch"\nkind = "column"\ncolumn = "label_watch"\n'
 SCORE = CandidateFeature("retrieval", "numeric", "scores", boundaries=(0.5,))
@@ -68,6 +69,22 @@ def test_declared_features_are_read_in_order(tmp_path: Path) -> None:
         CandidateFeature("shown_first", "categorical", "shown_first", training_only=True, at_serving=1),
         CandidateFeature("bid", "numeric", "bid", training_only=True, at_serving=2.0),
         CandidateFeature("seen", "categorical", "seen", training_only=True),
+    )
+
+
+def test_the_readme_declares_what_can_be_read(tmp_path: Path) -> None:
+    readme = Path(__file__).resolve().parents[2] / "README.md"
+    schema, tasks, features = re.findall(
+        r"^```toml\n(.*?)^```$", readme.read_text(encoding="utf-8"), re.M | re.S
+    )
+    path = tmp_path / "schema.toml"
+    path.write_text(schema, encoding="utf-8")
+    assert [task.kind for task in load_tasks(path)] == ["interaction", "threshold"]
+    path.write_text(schema.partition("[[task]]")[0] + tasks + features, encoding="utf-8")
+    assert [task.kind for task in load_tasks(path)] == ["column", "window"]
+    assert load_candidate_features(path) == (
+        CandidateFeature("retrieval_score", "numeric", "scores"),
+        CandidateFeature("position", "categorical", "position", training_only=True, at_serving=0),
     )
 
 
