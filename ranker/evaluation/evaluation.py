@@ -26,6 +26,7 @@ from ranker.features.builder import FeatureBuilder
 from ranker.model import Ranker
 from ranker.rows.inputs import model_inputs
 from ranker.rows.rows import Rows
+from ranker.state import Mode
 
 DUMP = "test_requests.parquet"
 """Per-request AUCs of a finished run, in its folder."""
@@ -45,7 +46,7 @@ class ModeFigures(NamedTuple):
 class Evaluation(NamedTuple):
     """The figures of a ranker on some requests."""
 
-    modes: dict[str, ModeFigures]
+    modes: dict[Mode, ModeFigures]
     """By mode; the last is what `Ranker.forward` gives."""
     request_auc: dict[str, NDArray[np.float64]]
     """By task, of the last mode: AUC within each request `[B]`, NaN where one lacks a positive or a negative."""
@@ -64,7 +65,7 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[str, NDArray[np.float32]]:
+def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[Mode, NDArray[np.float32]]:
     """Logits `[C, N]` of the candidates of all requests by mode; the model is in evaluation mode meanwhile."""
     was_training = model.training
     model.eval()
@@ -72,22 +73,25 @@ def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[str, NDAr
     order = np.argsort(rows.history_lengths, kind="stable")
     item_vectors = model.item_vectors()
     shape = (len(rows.item_rows), len(model.tasks))
-    logits = {mode: np.empty(shape, dtype=np.float32) for mode in modes_of(model)}
+    logits: dict[Mode, NDArray[np.float32]] = {
+        mode: np.empty(shape, dtype=np.float32) for mode in modes_of(model)
+    }
     offsets = rows.candidate_offsets
     for first in range(0, len(order), REQUESTS_PER_BATCH):
         batch = order[first : first + REQUESTS_PER_BATCH]
         inputs = model_inputs(features, rows.take(batch))
         state = model.encode_profile(inputs.profile, item_vectors)
         places = span_rows(offsets[batch], offsets[batch + 1]).rows
-        for found in logits.values():
-            found[places] = model.score(state, inputs.candidates, item_vectors).numpy()
+        found = model.score_both(state, inputs.candidates, item_vectors)
+        for mode, all_logits in logits.items():
+            all_logits[places] = getattr(found, mode).numpy()
     model.train(was_training)
     return logits
 
 
-def modes_of(model: Ranker) -> tuple[str, ...]:
+def modes_of(model: Ranker) -> tuple[Mode, ...]:
     """The ways in which a ranker scores; the last is what `Ranker.forward` gives."""
-    return ("vector",)
+    return ("vector", "crossing") if model.config.crossing_layers else ("vector",)
 
 
 def evaluate(

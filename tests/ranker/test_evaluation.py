@@ -29,9 +29,9 @@ def rows(synthetic_dataset: Dataset, make_assembly) -> Rows:
     return RowMaker(synthetic_dataset, make_assembly("decoder").features).rows(requests)
 
 
-@pytest.mark.parametrize("tower", ["decoder", "pooled"])
-def test_scores_are_those_of_each_request_alone(rows: Rows, make_assembly, tower) -> None:
-    assembly: Assembly = make_assembly(tower)
+@pytest.mark.parametrize(("tower", "layers"), [("decoder", 0), ("decoder", 1), ("pooled", 0)])
+def test_scores_are_those_of_each_request_alone(rows: Rows, make_assembly, tower, layers) -> None:
+    assembly: Assembly = make_assembly(tower, crossing_layers=layers)
     assembly.model.train()
     found = list(score(assembly.model, assembly.features, rows).values())[-1]
     assert assembly.model.training, "the model is back in the mode it was in"
@@ -59,6 +59,19 @@ def test_figures_of_a_slice_are_those_of_its_candidates(rows: Rows, make_assembl
         assert part["auc"] == pytest.approx(auc(logits[kept, column], rows.labels[kept, column]))
         for slicing in mode.slices.values():
             assert sum(each[task]["candidates"] for each in slicing.values()) == whole["candidates"]
+
+
+def test_each_mode_has_figures_and_the_crossing_ones_are_the_rankers(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("decoder", crossing_layers=2)
+    logits = score(assembly.model, assembly.features, rows)
+    document = evaluate(assembly.model, assembly.features, rows).to_json()
+    assert list(logits) == list(document["modes"]) == ["vector", "crossing"]
+    assert document["tasks"] == document["modes"]["crossing"]["tasks"]
+    for mode, found in logits.items():
+        kept = rows.mask[:, 0]
+        expected = auc(found[kept, 0], rows.labels[kept, 0])
+        assert document["modes"][mode]["tasks"][assembly.model.tasks[0]]["auc"] == pytest.approx(expected)
+    assert not np.allclose(logits["vector"], logits["crossing"], atol=1e-4)
 
 
 def test_the_document_is_json_without_nan(rows: Rows, make_assembly) -> None:
