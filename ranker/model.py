@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from foundation.item_tower import ItemVectors
@@ -24,7 +25,7 @@ from ranker.arches.profile_tower import DecoderTower, PooledTower, ProfileEncodi
 from ranker.arches.sparse import SparseArch
 from ranker.arches.taps import ProfileConfig
 from ranker.features.columns import place
-from ranker.features.inputs import CandidateInputs, FeatureFields, ProfileInputs
+from ranker.features.inputs import CandidateInputs, CandidateMarks, FeatureFields, ProfileInputs
 from ranker.features.item_features import ItemFeatures
 from ranker.state import Mode, ProfileState
 
@@ -96,6 +97,8 @@ class RankerInputs(NamedTuple):
 
     profile: ProfileInputs
     candidates: CandidateInputs
+    marks: CandidateMarks | None = None
+    """What training hides of candidates; read by `score_both` alone."""
 
 
 class BothLogits(NamedTuple):
@@ -172,6 +175,22 @@ class Ranker(nn.Module):
         """
         return self.profile_tower.item_vectors()
 
+    def candidate_vectors(
+        self, item_rows: Tensor, item_vectors: ItemVectors | None, marks: CandidateMarks | None = None
+    ) -> Tensor | None:
+        """Item vectors `[C, D]` of candidates, None without a decoder; arguments as of `score_both`."""
+        tower = self.profile_tower
+        if item_vectors is None or not isinstance(tower, DecoderTower):
+            return None
+        vectors = item_vectors.vectors.index_select(0, item_rows)
+        if marks is None:
+            return vectors
+        item_tower = tower.foundation.item_tower
+        hidden = torch.ones_like(item_tower.counts, dtype=torch.bool)
+        never_seen = marks.never_seen.nonzero().squeeze(1)
+        as_new = item_tower(item_rows.index_select(0, never_seen), hidden).vectors
+        return vectors.index_copy(0, never_seen, as_new).masked_fill(marks.without_decoder[:, None], 0.0)
+
     def encode(self, profile: ProfileInputs, item_vectors: ItemVectors | None = None) -> ProfileEncoding:
         """Run the profile tower; returns its vector and the hidden states that the auxiliary loss needs."""
         if item_vectors is None:
@@ -202,25 +221,40 @@ class Ranker(nn.Module):
         """
         if item_vectors is None:
             item_vectors = self.item_vectors()
-        crossed = None
+        crossed, vectors = None, self.candidate_vectors(candidates.item_rows, item_vectors)
         if mode == "crossing" or (mode is None and self.crossing is not None):
-            crossed = self._crossed(state, candidates, item_vectors)
-        candidate = self.candidate_tower(candidates.item_rows, item_vectors)
+            crossed = self._crossed(state, candidates, vectors)
+        candidate = self.candidate_tower(candidates.item_rows, vectors)
         features = self.candidate_features(candidates.sparse, candidates.dense)
         return self.interaction(state.vector, candidate, candidates.offsets, features, crossed)
 
     def score_both(
-        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None = None
+        self,
+        state: ProfileState,
+        candidates: CandidateInputs,
+        item_vectors: ItemVectors | None = None,
+        marks: CandidateMarks | None = None,
     ) -> BothLogits:
-        """Logits of both modes, of which one pass over the candidates' towers is enough."""
+        """Logits of both modes, for which one pass over the candidates' towers is enough.
+
+        Args:
+            state: from `encode_profile`.
+            candidates: of the same requests.
+            item_vectors: from `item_vectors()`.
+            marks: what is hidden of them.
+        """
         if item_vectors is None:
             item_vectors = self.item_vectors()
-        candidate = self.candidate_tower(candidates.item_rows, item_vectors)
+        vectors = self.candidate_vectors(candidates.item_rows, item_vectors, marks)
+        never_seen = None if marks is None else marks.never_seen
+        candidate = self.candidate_tower(candidates.item_rows, vectors, never_seen)
         features = self.candidate_features(candidates.sparse, candidates.dense)
         vector = self.interaction(state.vector, candidate, candidates.offsets, features)
         if self.crossing is None:
             return BothLogits(vector, None)
-        crossed = self._crossed(state, candidates, item_vectors)
+        crossed = self._crossed(state, candidates, vectors)
+        if marks is not None:
+            crossed = crossed.masked_fill(marks.without_decoder[:, None], 0.0)
         return BothLogits(
             vector, self.interaction(state.vector, candidate, candidates.offsets, features, crossed)
         )
@@ -229,18 +263,15 @@ class Ranker(nn.Module):
         """Logits of both modes; the decoder runs once per request for both."""
         item_vectors = self.item_vectors()
         state = self.encode_profile(batch.profile, item_vectors)
-        return self.score_both(state, batch.candidates, item_vectors)
+        return self.score_both(state, batch.candidates, item_vectors, batch.marks)
 
-    def _crossed(
-        self, state: ProfileState, candidates: CandidateInputs, item_vectors: ItemVectors | None
-    ) -> Tensor:
+    def _crossed(self, state: ProfileState, candidates: CandidateInputs, vectors: Tensor | None) -> Tensor:
         tower, stored = self.profile_tower, state.key_values
         if self.crossing is None or stored is None or not isinstance(tower, DecoderTower):
             raise ValueError('mode is "crossing"; RankerConfig.crossing_layers must be at least 1 for it')
-        assert item_vectors is not None
-        rows = item_vectors.vectors.index_select(0, candidates.item_rows)
+        assert vectors is not None
         where = crossing_layout(stored, candidates.offsets)
-        return self.crossing(rows, tower.foundation.decoder, where, stored)
+        return self.crossing(vectors, tower.foundation.decoder, where, stored)
 
     def forward(self, batch: RankerInputs) -> Tensor:
         """Logits `[C, N]`, of candidates that cross the decoder if it has crossed layers."""

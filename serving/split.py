@@ -105,7 +105,8 @@ def split(ranker: Ranker) -> Halves:
     ranker = copy.deepcopy(ranker).eval()
     item_vectors = ranker.item_vectors()
     num_rows = ranker.candidate_tower.item_dense.shape[0]
-    catalogue = ranker.candidate_tower(torch.arange(num_rows), item_vectors)
+    rows = torch.arange(num_rows)
+    catalogue = ranker.candidate_tower(rows, ranker.candidate_vectors(rows, item_vectors))
     interaction = ranker.interaction
     for name in interaction.item_projections:
         interaction.set_submodule(name, ItemRows(interaction.get_submodule(name)(catalogue)))

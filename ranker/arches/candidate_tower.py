@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from foundation.item_tower import ItemVectors
 from foundation.model import unit
+from foundation.vocabulary import FIRST_KNOWN
 from ranker.arches.dense import DenseArch
 from ranker.arches.sparse import SparseArch
-from ranker.features.item_features import ItemFeatures
+from ranker.features.item_features import ID_COLUMN, POPULARITY_COLUMN, ItemFeatures
 
 
 class CandidateTower(nn.Module):
@@ -46,20 +46,26 @@ class CandidateTower(nn.Module):
         self.dense = DenseArch(features.dense.shape[1], dense_widths)
         self.width = item_width + sparse.width + self.dense.width
 
-    def forward(self, item_rows: Tensor, items: ItemVectors | None) -> Tensor:
+    def forward(
+        self, item_rows: Tensor, item_vectors: Tensor | None, never_seen: Tensor | None = None
+    ) -> Tensor:
         """Vectors of candidates.
 
         Args:
             item_rows: `[C]` int64.
-            items: from the profile tower's item tower; None without one.
+            item_vectors: `[C, D]`, from the profile tower's item tower; None without one.
+            never_seen: `[C]` bool, candidates whose own id is hidden, and that are as unpopular as any.
 
         Returns:
             `[C, D_candidate]`.
         """
-        parts = [
-            self.sparse(self.item_sparse.index_select(0, item_rows)),
-            self.dense(self.item_dense.index_select(0, item_rows)),
-        ]
-        if items is not None:
-            parts.insert(0, unit(items.vectors.index_select(0, item_rows)))
+        sparse = self.item_sparse.index_select(0, item_rows)
+        dense = self.item_dense.index_select(0, item_rows)
+        if never_seen is not None:
+            sparse[:, ID_COLUMN].masked_fill_(never_seen, -1)
+            least = self.item_dense[FIRST_KNOWN:, POPULARITY_COLUMN].min()
+            dense[:, POPULARITY_COLUMN].masked_fill_(never_seen, least)
+        parts = [self.sparse(sparse), self.dense(dense)]
+        if item_vectors is not None:
+            parts.insert(0, unit(item_vectors))
         return torch.cat(parts, dim=1)

@@ -19,6 +19,8 @@ from foundation.vocabulary import FIRST_KNOWN, NO_NUMBER, OUT_OF_VOCABULARY, Voc
 from ranker.features.columns import SparseField
 
 ITEM_ID = "item_id"
+ID_COLUMN, POPULARITY_COLUMN = 0, 0
+"""Of the id columns and of the dense ones."""
 MOST_DEVIATIONS = 8.0
 """A number further from the mean counts as so far: a wild value from a client must not drown the rest."""
 

@@ -23,7 +23,6 @@ from foundation.objectives.heads import Heads
 from foundation.objectives.softmax import item_set_loss, next_item_loss
 from ranker.arches.profile_tower import DecoderTower
 from ranker.model import Ranker, RankerInputs
-from ranker.state import ProfileState
 from ranker.training.freezing import is_frozen
 from ranker.training.targets import Targets
 
@@ -74,8 +73,9 @@ class LossSums(NamedTuple):
 class RankerWithLoss(nn.Module):
     """A ranker and its losses as one module, which is what `DistributedModelParallel` wraps.
 
-    Parts of the loss: each task's by its name; `next_item` and `head.NAME` for each head, unless nothing of the
-    foundation model is trained.
+    Parts of the loss: each task's by its name, in vector mode; `TASK_crossing` in crossing mode, where candidates
+    cross layers of the decoder; `next_item` and `head.NAME` for each head, unless nothing of the foundation model is
+    trained.
 
     Args:
         ranker: trained in place; what is frozen is so already.
@@ -90,6 +90,8 @@ class RankerWithLoss(nn.Module):
         self._learns_sequences = isinstance(tower, DecoderTower) and not is_frozen(tower.foundation)
         self.heads = heads if self._learns_sequences and config.head_weight > 0 else None
         parts = [(name, 1.0) for name in ranker.tasks]
+        if ranker.crossing is not None:
+            parts += [(f"{name}_crossing", 1.0) for name in ranker.tasks]
         if self._learns_sequences:
             parts.append(("next_item", config.next_item_weight))
         if self.heads is not None:
@@ -102,8 +104,8 @@ class RankerWithLoss(nn.Module):
         """Losses of one rank's share of a batch; the decoder runs once per request, for all of them."""
         item_vectors = self.ranker.item_vectors()
         encoding = self.ranker.encode(batch.profile, item_vectors)
-        logits = self.ranker.score(ProfileState(encoding.vector), batch.candidates, item_vectors)
-        parts = [task_losses(logits, targets.labels, targets.mask)]
+        both = self.ranker.score_both(encoding.state, batch.candidates, item_vectors, batch.marks)
+        parts = [task_losses(logits, targets.labels, targets.mask) for logits in both if logits is not None]
         if self._learns_sequences:
             assert encoding.hidden is not None and item_vectors is not None
             parts.append(self._sequence_losses(encoding.hidden, item_vectors, targets))

@@ -73,7 +73,9 @@ def test_crossing_is_a_candidate_appended_to_its_request(make_crossed, make_batc
     model, batch = assembly.model, make_batch(assembly)
     vector, crossing = model.both_logits(batch)
     state, items = model.encode_profile(batch.profile), model.item_vectors()
-    candidate = model.candidate_tower(batch.candidates.item_rows, items)
+    candidate = model.candidate_tower(
+        batch.candidates.item_rows, model.candidate_vectors(batch.candidates.item_rows, items)
+    )
     crossed = naive_crossed(model, batch)
     expected = model.interaction(state.vector, candidate, batch.candidates.offsets, None, crossed)
     torch.testing.assert_close(crossing, expected, rtol=1e-5, atol=1e-5)

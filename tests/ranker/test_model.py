@@ -83,7 +83,7 @@ def test_the_foundations_own_logit_is_a_feature_from_the_start(make_assembly, ma
     first, last = batch.candidates.offsets[request : request + 2].tolist()
     rows = batch.candidates.item_rows[first:last]
     query = interaction.profile_dots(encoding.vector[request]).view(interaction.num_dots, -1)[0]
-    dots = interaction.candidate_dots(model.candidate_tower(rows, item_vectors)) @ query
+    dots = interaction.candidate_dots(model.candidate_tower(rows, item_vectors.vectors[rows])) @ query
     hidden = foundation.profile_vector(encoding.hidden, batch.profile.layout)[request]
     expected = foundation.logits(hidden, item_vectors.vectors)[rows]
     torch.testing.assert_close(dots, expected, rtol=1e-5, atol=1e-5)
