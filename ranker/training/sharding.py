@@ -17,22 +17,14 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ModuleSharder, ShardingType
+from torchrec.distributed.types import ModuleSharder
 
 from foundation.library_notices import library_notices_off
+from ranker.training.row_wise import BagSharder, exchange_row_sums
 from ranker.training.table_plan import ShardingConfig, table_plan
 
 ADAGRAD_EPS = 1e-8
-
-
-class BagSharder(EmbeddingBagCollectionSharder):
-    """Offers the planner rows on CPUs too, which TorchRec 1.8.0 does on GPUs alone though gloo can do it."""
-
-    def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Of a table: TorchRec's, and row-wise."""
-        return sorted({*super().sharding_types(compute_device_type), ShardingType.ROW_WISE.value})
 
 
 @contextmanager
@@ -85,6 +77,7 @@ def shard(
         plan=table_plan(model, sharders, config or ShardingConfig()),
         sharders=sharders,
     )
+    exchange_row_sums(sharded)
     _fill_tables(sharded, weights)
     return sharded
 
