@@ -31,3 +31,12 @@ class Dropout(nn.Module):
         words.random_(-(1 << 63), None)
         kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= self.num_dropped
         return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - self.num_dropped))
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Changes every dropout of a model, ours and torch's, to `share` in [0, 1)."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.num_dropped = Dropout(share).num_dropped
+        elif isinstance(module, nn.Dropout):
+            module.p = share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from foundation.dropout import Dropout
+from foundation.dropout import Dropout, set_dropout
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.5])
@@ -46,3 +46,13 @@ def test_a_share_near_one_keeps_finite_values() -> None:
     y = Dropout(0.9999)(torch.ones(100_000))
     assert y.isfinite().all()
     assert set(y.unique().tolist()) == {0.0, 256.0}
+
+
+@pytest.mark.parametrize("kind", [Dropout, torch.nn.Dropout])
+def test_every_dropout_of_a_model_can_be_changed(kind) -> None:
+    model = torch.nn.Sequential(torch.nn.Identity(), kind(0.5)).train()
+    set_dropout(model, 0.0)
+    x = torch.ones(1000)
+    assert torch.equal(model(x), x)
+    set_dropout(model, 0.25)
+    assert 0.15 < (model(x) == 0).float().mean() < 0.35
