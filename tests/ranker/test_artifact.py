@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from foundation.manifest import file_hash
+from ranker.arches.interaction import InteractionConfig
+from ranker.arches.taps import ProfileConfig
 from ranker.artifact import ArtifactError, TrainedRanker, load_ranker, save_ranker
 from ranker.assembly import Assembly
 from ranker.schema import load_tasks
@@ -28,14 +30,25 @@ def save(synthetic_folder, release, tmp_path):
     return write
 
 
-@pytest.mark.parametrize("tower", ["decoder", "pooled"])
-def test_a_loaded_ranker_scores_as_the_saved_one(make_assembly, make_batch, save, release, tower) -> None:
-    assembly = make_assembly(tower)
+OPTIONS = {
+    "interaction": InteractionConfig(3, 20, (24, 12), cross_layers=1, cross_width=4, head_widths=(8,)),
+    "dense_widths": (6, 5),
+    "profile": ProfileConfig((2, 1), mix=True, tokens="attention", num_recent=4),
+    "crossing_layers": 1,
+}
+
+
+@pytest.mark.parametrize(("tower", "options"), [("decoder", {}), ("pooled", {}), ("decoder", OPTIONS)])
+def test_a_loaded_ranker_scores_as_the_saved_one(
+    make_assembly, make_batch, save, release, tower, options
+) -> None:
+    assembly = make_assembly(tower, **options)
     folder = save(assembly)
     loaded = load_ranker(folder)
     expected = assembly.model(make_batch(assembly))
     assert torch.equal(loaded.model(make_batch(Assembly(loaded.model, loaded.features))), expected)
     assert not loaded.model.training
+    assert loaded.model.config == assembly.model.config
     assert loaded.model.tasks == tuple(task.name for task in loaded.tasks) == ("watch", "like")
     assert loaded.schema == release.schema
     assert loaded.features.config.window == release.model.config.window

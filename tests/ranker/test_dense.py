@@ -38,7 +38,7 @@ def test_both_sides_of_a_ranker_take_the_layers(make_assembly, make_batch) -> No
     profile, candidate = model.profile_tower, model.candidate_tower
     torch.testing.assert_close(vector[:, -12:], profile.dense(batch.profile.dense))
     rows = batch.candidates.item_rows
-    vectors = candidate(rows, model.item_vectors())
+    vectors = candidate(rows, model.candidate_vectors(rows, model.item_vectors()))
     torch.testing.assert_close(vectors[:, -12:], candidate.dense(candidate.item_dense[rows]))
     model(batch).sum().backward()
     for tower in (profile, candidate):
