@@ -88,6 +88,19 @@ class EventRequests:
             candidate_features={},
         )
 
+    def negatives(self, requests: Requests) -> tuple[int, int]:
+        """How many candidates of these requests were sampled, and how many could have been: (0, 0) without labels.
+
+        A positive here is what the profile went on to, so that there has to be an `interaction` task.
+        """
+        went_on = [number for number, task in enumerate(self.tasks) if task.kind == "interaction"]
+        if not went_on:
+            return 0, 0
+        num_met = np.searchsorted(self._new, requests.history_end) - self._new_offsets[requests.profile]
+        num_positives = int(requests.labels[:, went_on[0]].sum())
+        possible = int((self.dataset.num_items - num_met).sum()) - num_positives
+        return len(requests.candidate_id) - num_positives, possible
+
     def _points(
         self, which: Which, config: RequestConfig, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -127,6 +127,7 @@ class LoggedRequests:
                 requests = self._requests(rows)
                 done = first + frame.height
                 self.counts["requests read"] += frame.height
+                self.counts["candidates read"] += len(requests.candidate_id)
                 if len(requests.profile):
                     yield requests
         except StopError:
