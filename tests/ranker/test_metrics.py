@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchmetrics.functional.classification import binary_auroc
+from torchrec.metrics.auc import compute_auc
+from torchrec.metrics.calibration import compute_calibration, get_calibration_states
+from torchrec.metrics.gauc import get_auc_states
+from torchrec.metrics.ndcg import NDCGComputation
+from torchrec.metrics.ne import compute_ne, get_ne_states
 
 from ranker.evaluation.metrics import (
     auc,
+    calibration,
     grouped_auc,
     grouped_ndcg,
     kept_offsets,
     mean_of_defined,
     normalised_entropy,
+    sigmoid,
 )
 
 # Few different scores, so that ties are the rule.
@@ -91,3 +102,98 @@ def test_kept_offsets_count_what_is_left_of_each_request(requests) -> None:
     mask = np.array([each for request in requests for each in request], dtype=bool)
     offsets = np.cumsum([0, *(len(request) for request in requests)])
     assert np.diff(kept_offsets(mask, offsets)).tolist() == [sum(request) for request in requests]
+
+
+def test_sigmoid_neither_overflows_nor_loses_small_values() -> None:
+    assert sigmoid(np.array([-800.0, -30.0, 0.0, 800.0])) == pytest.approx([0.0, np.exp(-30.0), 0.5, 1.0])
+
+
+def test_calibration_is_predicted_over_observed() -> None:
+    probs, labels = np.array([0.5, 0.25, 0.25, 0.5]), np.array([1, 0, 0, 0])
+    assert calibration(probs, labels) == pytest.approx(1.5)
+    # Every negative stands for four.
+    assert calibration(probs, labels, np.log(0.25)) == pytest.approx(0.5 + 4 * 1.0)
+    assert np.isnan(calibration(probs, np.zeros(4)))
+
+
+# Below: where TorchRec and torchmetrics are right, they agree; where they are not, a test says why.
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.integers(0, 1)), min_size=2, max_size=40))
+def test_entropy_and_calibration_are_torchrecs(candidates) -> None:
+    probs, labels = torch.tensor(candidates, dtype=torch.float64).T
+    ones = torch.ones_like(probs)
+    found = get_ne_states(labels, probs.clone(), ones, 1e-12)
+    if 0 < labels.sum() < len(labels):
+        sums = [found[name] for name in ("cross_entropy_sum", "weighted_num_samples")]
+        expected = compute_ne(sums[0], sums[1], found["pos_labels"], found["neg_labels"], 1e-12)
+        assert normalised_entropy(probs.numpy(), labels.numpy()) == pytest.approx(float(expected))
+    if labels.sum():
+        expected = compute_calibration(*get_calibration_states(labels, probs, ones).values())
+        assert calibration(probs.numpy(), labels.numpy()) == pytest.approx(float(expected))
+
+
+def torchrec_auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    predictions, of_each = torch.from_numpy(scores)[None], torch.from_numpy(labels)[None]
+    return float(compute_auc(1, [predictions], [of_each], [torch.ones_like(of_each)]))
+
+
+@given(REQUESTS)
+def test_auc_is_torchmetrics_and_without_ties_torchrecs(requests) -> None:
+    scores, labels, _ = flat(requests)
+    if not 0 < labels.sum() < len(labels):
+        return
+    probs, targets = torch.from_numpy(sigmoid(scores)), torch.from_numpy(labels)
+    assert auc(scores, labels) == pytest.approx(float(binary_auroc(probs, targets.long())), abs=1e-6)
+    untied = untie(scores)
+    assert auc(untied, labels) == pytest.approx(torchrec_auc(untied, labels), abs=1e-5)
+
+
+def test_torchrecs_auc_depends_on_the_order_of_ties() -> None:
+    ties, labels = np.zeros(2), np.array([1.0, 0.0])
+    assert {torchrec_auc(ties, labels), torchrec_auc(ties, labels[::-1].copy())} == {0.0, 1.0}
+    assert auc(ties, labels) == auc(ties, labels[::-1]) == 0.5
+
+
+@given(REQUESTS)
+def test_gauc_is_torchrecs_without_ties(requests) -> None:
+    scores, labels, offsets = flat([request for request in requests if request])
+    if not len(scores):
+        return
+    untied = untie(scores)
+    of_each = torch.from_numpy(labels)[None]
+    # torch.compiler.disable hides its arguments from type checkers.
+    found = cast(Any, get_auc_states)(
+        of_each,
+        torch.from_numpy(untied).float()[None],
+        torch.ones_like(of_each),
+        torch.from_numpy(np.diff(offsets)),
+    )
+    expected = grouped_auc(untied, labels, offsets)
+    assert int(found["num_samples"]) == (~np.isnan(expected)).sum()
+    assert float(found["auc_sum"]) == pytest.approx(np.nansum(expected), abs=1e-4)
+
+
+@given(REQUESTS)
+def test_ndcg_is_torchrecs_over_requests_with_a_positive(requests) -> None:
+    """TorchRec counts a request without a positive as 0, and takes memory of requests times candidates."""
+    scores, labels, offsets = flat([request for request in requests if request])
+    if not len(scores):
+        return
+    untied = untie(scores)
+    metric = NDCGComputation(0, 1, 1, 1_000, k=10, report_ndcg_as_decreasing_curve=False)
+    session = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    metric.update(
+        predictions=torch.from_numpy(untied)[None],
+        labels=torch.from_numpy(labels)[None],
+        weights=torch.ones(1, len(labels)),
+        required_inputs={"session_id": torch.from_numpy(session)[None]},
+    )
+    expected = grouped_ndcg(untied, labels, offsets)
+    lifetime = metric.compute()[0].value
+    assert float(lifetime) == pytest.approx(np.nansum(expected) / len(expected), abs=1e-6)
+
+
+def untie(scores: np.ndarray) -> np.ndarray:
+    """The same order, ties broken; float32 can hold it, and none is 0, which TorchRec's GAUC takes for padding."""
+    return (np.argsort(np.argsort(scores, kind="stable"), kind="stable") + 1) / 100.0
