@@ -73,9 +73,11 @@ class EagerRanker:
     def inputs(self, number: int) -> RankerInputs:
         """Model inputs of request `number`."""
         candidates = self.candidates[number]
+        # As the client sends it: a workload is made of events, which say nothing more of candidates.
+        raw = self.features.config.candidates.no_values(len(candidates))
         return RankerInputs(
             self.features.profile_inputs(self.histories[number]),
-            self.features.candidate_inputs(candidates, np.array([len(candidates)])),
+            self.features.candidate_inputs(candidates, np.array([len(candidates)]), raw),
         )
 
     @torch.no_grad()
@@ -86,7 +88,7 @@ class EagerRanker:
     @torch.no_grad()
     def split(self, number: int) -> Logits:
         """The profile once, then its candidates; `[C, N]`."""
-        profile, candidates = self.inputs(number)
+        profile, candidates, _ = self.inputs(number)
         state = self.model.encode_profile(profile, self.item_vectors)
         return self.model.score(state, candidates, self.item_vectors).numpy()
 
@@ -97,7 +99,7 @@ class EagerRanker:
         Features are built once and repeated as tensors, which spares this variant the work of looking the same
         history up again for every candidate.
         """
-        profile, candidates = self.inputs(number)
+        profile, candidates, _ = self.inputs(number)
         num_candidates = len(candidates.item_rows)
         firsts = range(0, num_candidates, self.chunk)
         chunks = (candidates.one_request_each(at, min(at + self.chunk, num_candidates)) for at in firsts)

@@ -28,7 +28,7 @@ def unsplit_cost(ranker: EagerRanker, number: int) -> Work:
 
 def _bytes(ranker: EagerRanker, number: int, histories: int) -> int:
     """Weights of all layers once, token rows of every copy of the history, and rows of the candidates."""
-    profile, candidates = ranker.inputs(number)
+    profile, candidates, _ = ranker.inputs(number)
     layers = [layer for layer in ranker.model.modules() if isinstance(layer, nn.Linear | nn.LayerNorm)]
     weights = tensor_bytes([weight for layer in layers for weight in layer.parameters(recurse=False)])
     token_rows = profile.facet_ids.numel() + profile.item_ids.numel()

@@ -53,10 +53,18 @@ class CandidateFeature:
         return self.kind == "numeric"
 
     @property
+    def missing(self) -> int | float:
+        """What stands for "no value" among its raw values."""
+        return float(NO_NUMBER) if self.is_number else int(NO_VALUE)
+
+    @property
     def serving_value(self) -> int | float:
         """What it is fixed at in serving, as a raw value."""
-        missing = float(NO_NUMBER) if self.is_number else int(NO_VALUE)
-        return missing if self.at_serving is None else self.at_serving
+        return self.missing if self.at_serving is None else self.at_serving
+
+    def repeated(self, value: int | float, num_candidates: int) -> NDArray:
+        """The same raw value for every candidate, `[C]`."""
+        return np.full(num_candidates, value, dtype=np.float32 if self.is_number else np.int64)
 
 
 class CandidateColumns(NamedTuple):
@@ -119,6 +127,11 @@ class CandidateFeatures:
         """Those that a request in serving brings along."""
         return tuple(each for each in self.known if not each.feature.training_only)
 
+    def no_values(self, num_candidates: int) -> dict[str, NDArray]:
+        """Raw values `[C]` of what is asked for, all missing: of a request that says nothing of its candidates."""
+        asked_for = (each.feature for each in self.asked_for)
+        return {feature.name: feature.repeated(feature.missing, num_candidates) for feature in asked_for}
+
     def look_up(self, raw: Mapping[str, NDArray], num_candidates: int) -> CandidateColumns:
         """Columns of raw values `[C]` by feature name; one that is for training only may be left out.
 
@@ -174,8 +187,7 @@ def _values(feature: CandidateFeature, raw: Mapping[str, NDArray], num_candidate
     if feature.name not in raw:
         if not feature.training_only:
             raise ValueError(f"candidate feature {feature.name!r} is missing; given: {sorted(raw)}")
-        dtype = np.float32 if feature.is_number else np.int64
-        return np.full(num_candidates, feature.serving_value, dtype=dtype)
+        return feature.repeated(feature.serving_value, num_candidates)
     if len(raw[feature.name]) != num_candidates:
         raise ValueError(
             f"candidate feature {feature.name!r} has {len(raw[feature.name])} values; there are {num_candidates}"

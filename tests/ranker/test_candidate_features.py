@@ -208,3 +208,13 @@ def test_training_reads_a_position_and_serving_does_not_ask_for_it() -> None:
     assert trained.sparse[:, 0].tolist() == [FIRST_KNOWN + 3, FIRST_KNOWN, FIRST_KNOWN + 2]
     assert known.look_up({}, 3).sparse[:, 0].tolist() == [FIRST_KNOWN] * 3, "position 0, as declared"
     assert known.asked_for == ()
+
+
+def test_a_request_that_says_nothing_has_no_values() -> None:
+    known = known_features(
+        (SCORE, ROW, POSITION), {"retrieval": np.ones(2), "row": np.arange(2), "position": np.arange(2)}
+    )
+    columns = known.look_up(known.no_values(3), 3)
+    assert columns.sparse.tolist() == [[-1, -1, FIRST_KNOWN]] * 3
+    assert (columns.dense == 0).all()
+    assert set(known.no_values(3)) == {"retrieval", "row"}
