@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 import torch.distributed as dist
 import tyro
@@ -43,11 +43,10 @@ from foundation.errors import DataError
 PLAN = "plan.json"
 # Of a host's memory: what the planner keeps for everything but tables.
 RESERVED_SHARE = 0.2
-_SHARDING_TYPES = {
-    "auto": [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value],
-    "table_wise": [ShardingType.TABLE_WISE.value],
-    "row_wise": [ShardingType.ROW_WISE.value],
-}
+# Rows of a table from which splitting them pays: every rank sends sums for every example then, which takes 1.4
+# times a step's seconds in a small world, where a table that fits one host is sent once.
+SPLIT_ROWS = 1_000_000
+TableSharding = Literal["auto", "table_wise", "row_wise"]
 
 
 @dataclass(frozen=True)
@@ -56,16 +55,24 @@ class ShardingConfig:
 
     Attributes:
         tables: "table_wise" keeps each table on one rank, "row_wise" splits the rows of each over all, "auto"
-            leaves it to TorchRec's planner, table by table.
+            leaves that to TorchRec's planner for tables of a million rows and keeps smaller ones whole. Which
+            rank keeps what is the planner's choice, by size.
         plan: file that the plan is kept in and taken from, for the same number of processes; None keeps none.
     """
 
-    tables: Literal["auto", "table_wise", "row_wise"] = "auto"
+    tables: TableSharding = "auto"
     plan: Annotated[Path | None, tyro.conf.Suppress] = None
 
     def __post_init__(self) -> None:
-        if self.tables not in _SHARDING_TYPES:
-            raise ValueError(f"tables is {self.tables!r}; it must be one of {', '.join(_SHARDING_TYPES)}")
+        if self.tables not in (known := get_args(TableSharding)):
+            raise ValueError(f"tables is {self.tables!r}; it must be one of {', '.join(known)}")
+
+    def sharding_types(self, num_rows: int) -> list[str]:
+        """What the planner may do with a table."""
+        if self.tables != "auto":
+            return [self.tables]
+        whole = [ShardingType.TABLE_WISE.value]
+        return whole if num_rows < SPLIT_ROWS else [*whole, ShardingType.ROW_WISE.value]
 
 
 def table_plan(
@@ -119,11 +126,13 @@ def _constraints(model: nn.Module, config: ShardingConfig) -> dict[str, Paramete
 
     Left to itself the planner replicates small tables and leaves them to autograd.
     """
-    constraint = ParameterConstraints(
-        sharding_types=_SHARDING_TYPES[config.tables],
-        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-    )
-    return {table: constraint for _, table, _ in _tables(model)}
+    return {
+        table: ParameterConstraints(
+            sharding_types=config.sharding_types(num_rows),
+            compute_kernels=[EmbeddingComputeKernel.FUSED.value],
+        )
+        for _, table, (num_rows, _) in _tables(model)
+    }
 
 
 def _tables(model: nn.Module) -> Iterator[tuple[str, str, list[int]]]:

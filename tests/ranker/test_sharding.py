@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from foundation.errors import DataError
 from ranker.training.sharding import process_group, shard, unsharded_state
-from ranker.training.table_plan import ShardingConfig
+from ranker.training.table_plan import SPLIT_ROWS, ShardingConfig
 
 ROWS = {"large": 50, "small": 7}
 KEYS = ["large", "small"]
@@ -101,6 +101,12 @@ def test_a_plan_of_other_tables_is_refused(tmp_path) -> None:
             shard(model(), 0.1, ShardingConfig(plan=file))
 
 
+def test_rows_are_split_where_it_pays() -> None:
+    assert ShardingConfig().sharding_types(SPLIT_ROWS - 1) == ["table_wise"]
+    assert ShardingConfig().sharding_types(SPLIT_ROWS) == ["table_wise", "row_wise"]
+    assert ShardingConfig("row_wise").sharding_types(2) == ["row_wise"]
+
+
 def test_a_wrong_setting_is_refused() -> None:
     with pytest.raises(ValueError, match="tables is 'column_wise'"):
         ShardingConfig("column_wise")  # pyright: ignore[reportArgumentType]
@@ -123,7 +129,7 @@ def _compare(rank: int, world_size: int, folder: Path, alone: dict[str, Tensor])
     )
     # Not evenly: ranks have different numbers of candidates.
     share = slice(1) if rank == 0 else slice(1, None)
-    for tables in ("auto", "table_wise", "row_wise"):
+    for tables in ("auto", "row_wise"):
         plan = folder / f"{tables}.json"
         both = trained(ShardingConfig(tables, plan), share)
         again = trained(ShardingConfig(tables, plan), share)
@@ -146,5 +152,5 @@ def test_two_processes_train_the_tables_of_one_whatever_the_plan(tmp_path) -> No
     split = json.loads((tmp_path / "row_wise.json").read_text())["modules"]["bags"]["large"]["shards"]
     assert [each["sizes"] for each in split] == [[25, 8], [25, 8]]
     assert [each["place"] for each in split] == ["rank:0/cpu", "rank:1/cpu"]
-    whole = json.loads((tmp_path / "table_wise.json").read_text())["modules"]["bags"]
+    whole = json.loads((tmp_path / "auto.json").read_text())["modules"]["bags"]
     assert sorted(entry["ranks"] for entry in whole.values()) == [[0], [1]]
