@@ -68,6 +68,8 @@ class LossSums(NamedTuple):
     """`[P]`."""
     counts: Tensor
     """`[P]` float64, exact integers."""
+    logits: Tensor | None = None
+    """`[C, S]`, detached: of the first S parts, which are the tasks in each mode."""
 
 
 class RankerWithLoss(nn.Module):
@@ -97,6 +99,7 @@ class RankerWithLoss(nn.Module):
         if self.heads is not None:
             of_each = config.next_item_weight * config.head_weight
             parts += [(f"head.{name}", of_each) for name in self.heads.names]
+        self.num_scores = len(ranker.tasks) * (1 if ranker.crossing is None else 2)
         self.names = tuple(name for name, _ in parts)
         self.weights = tuple(weight for _, weight in parts)
 
@@ -105,12 +108,13 @@ class RankerWithLoss(nn.Module):
         item_vectors = self.ranker.item_vectors()
         encoding = self.ranker.encode(batch.profile, item_vectors)
         both = self.ranker.score_both(encoding.state, batch.candidates, item_vectors, batch.marks)
-        parts = [task_losses(logits, targets.labels, targets.mask) for logits in both if logits is not None]
+        of_modes = [logits for logits in both if logits is not None]
+        parts = [task_losses(logits, targets.labels, targets.mask) for logits in of_modes]
         if self._learns_sequences:
             assert encoding.hidden is not None and item_vectors is not None
             parts.append(self._sequence_losses(encoding.hidden, item_vectors, targets))
         sums, counts = (torch.cat(each) for each in zip(*parts, strict=True))
-        return LossSums(sums, counts)
+        return LossSums(sums, counts, torch.cat(of_modes, dim=1).detach())
 
     def _sequence_losses(
         self, hidden_TD: Tensor, item_vectors: ItemVectors, targets: Targets

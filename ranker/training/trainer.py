@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from foundation.objectives.heads import Heads
+from ranker.evaluation.streaming import WindowedMetrics
 from ranker.model import Ranker, RankerInputs
 from ranker.training.freezing import freeze, keep_frozen_still
-from ranker.training.losses import LossConfig, RankerWithLoss, global_loss
+from ranker.training.losses import LossConfig, LossSums, RankerWithLoss, global_loss
 from ranker.training.optim import Optimizers, RankerOptimConfig
 from ranker.training.sharding import shard, unsharded_state
 from ranker.training.table_plan import ShardingConfig
@@ -38,6 +39,7 @@ class RankerTrainer:
 
     Attributes:
         loss_names: `[P]`, parts of the loss as `step` returns them.
+        windowed: metrics of each task and mode over the newest steps.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class RankerTrainer:
         freeze(ranker, optim_config.freeze, optim_config.frozen_layers)
         model = RankerWithLoss(ranker, loss_config, heads)
         self.loss_names = model.names
+        self.windowed = WindowedMetrics(model.names[: model.num_scores])
         self._weights = torch.tensor(model.weights, dtype=torch.float64)
         self._model = shard(model, optim_config.sparse_learning_rate, sharding_config)
         self._optimizers = Optimizers(optim_config, self._model)
@@ -72,9 +75,13 @@ class RankerTrainer:
         self._model.train()
         keep_frozen_still(self._ranker)
         self._optimizers.prepare(step, self.num_steps)
-        loss = global_loss(self._model(inputs, targets), self._weights)
+        found: LossSums = self._model(inputs, targets)
+        loss = global_loss(found, self._weights)
         loss.to_backpropagate.backward()
         self._optimizers.step()
+        assert found.logits is not None
+        modes = found.logits.shape[1] // targets.labels.shape[1]
+        self.windowed.update(found.logits, targets.labels.repeat(1, modes), targets.mask.repeat(1, modes))
         return loss.means
 
     def total(self, means: Tensor) -> float:
