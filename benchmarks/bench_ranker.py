@@ -9,6 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.conftest import MakeRanker
 from benchmarks.in_process import EagerRanker
 from benchmarks.subject import Subject
+from serving.candidate_arguments import candidate_arguments
 from serving.fuse import fuse
 from serving.split import Halves, split
 
@@ -29,8 +30,8 @@ def fused_halves(subject: Subject) -> Halves:
 
 @torch.inference_mode()
 def _rank(ranker: EagerRanker, halves: Halves) -> torch.Tensor:
-    profile, candidates = ranker.inputs(0)
-    return halves.candidate(halves.profile(*profile), *candidates)
+    profile, candidates, _ = ranker.inputs(0)
+    return halves.rank(profile, candidates)
 
 
 @pytest.mark.parametrize("history", [20, 200])
@@ -39,8 +40,8 @@ def bench_profile_graph(
     benchmark: BenchmarkFixture, make_ranker: MakeRanker, halves: Halves, history: int
 ) -> None:
     """One request's tokens and features to its profile vector."""
-    vector = benchmark(halves.profile, *make_ranker(history, 10).inputs(0).profile)
-    assert len(vector) == 1
+    state = benchmark(halves.profile, *make_ranker(history, 10).inputs(0).profile)
+    assert len(state[0]) == 1
 
 
 @pytest.mark.parametrize("candidates", [50, 500])
@@ -49,8 +50,9 @@ def bench_candidate_graph(
     benchmark: BenchmarkFixture, make_ranker: MakeRanker, halves: Halves, candidates: int
 ) -> None:
     """A profile vector and item rows to logits, with the reference first layer."""
-    profile, rows = make_ranker(20, candidates).inputs(0)
-    assert len(benchmark(halves.candidate, halves.profile(*profile), *rows)) == candidates
+    profile, rows, _ = make_ranker(20, candidates).inputs(0)
+    arguments = candidate_arguments(halves.profile(*profile), profile, rows)
+    assert len(benchmark(halves.candidate, *arguments)[0]) == candidates
 
 
 @pytest.mark.parametrize("candidates", [50, 500])
@@ -59,8 +61,9 @@ def bench_fused_candidate_graph(
     benchmark: BenchmarkFixture, make_ranker: MakeRanker, fused_halves: Halves, candidates: int
 ) -> None:
     """A profile vector and item rows to logits, with the fused first layer."""
-    profile, rows = make_ranker(20, candidates).inputs(0)
-    assert len(benchmark(fused_halves.candidate, fused_halves.profile(*profile), *rows)) == candidates
+    profile, rows, _ = make_ranker(20, candidates).inputs(0)
+    arguments = candidate_arguments(fused_halves.profile(*profile), profile, rows)
+    assert len(benchmark(fused_halves.candidate, *arguments)[0]) == candidates
 
 
 def bench_request(benchmark: BenchmarkFixture, make_ranker: MakeRanker) -> None:

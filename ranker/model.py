@@ -201,6 +201,18 @@ class Ranker(nn.Module):
         """The profile half: everything that is computed once per request."""
         return self.encode(profile, item_vectors).state
 
+    def mode(self, asked: Mode | None = None) -> Mode:
+        """How candidates are scored: as asked; None: they cross the decoder if the ranker has crossed layers.
+
+        Raises:
+            ValueError: if they are to cross and it has none.
+        """
+        if asked == "crossing" and self.crossing is None:
+            raise ValueError(
+                'mode is "crossing"; RankerConfig.crossing_layers must be at least 1 for it, it is 0'
+            )
+        return asked or ("vector" if self.crossing is None else "crossing")
+
     def score(
         self,
         state: ProfileState,
@@ -214,15 +226,12 @@ class Ranker(nn.Module):
             state: from `encode_profile`.
             candidates: of the same requests.
             item_vectors: from `item_vectors()`.
-            mode: whether candidates cross the decoder; None: they do if the ranker has crossed layers.
-
-        Raises:
-            ValueError: if they are to cross and it has none.
+            mode: as in `mode`.
         """
         if item_vectors is None:
             item_vectors = self.item_vectors()
         crossed, vectors = None, self.candidate_vectors(candidates.item_rows, item_vectors)
-        if mode == "crossing" or (mode is None and self.crossing is not None):
+        if self.mode(mode) == "crossing":
             crossed = self._crossed(state, candidates, vectors)
         candidate = self.candidate_tower(candidates.item_rows, vectors)
         features = self.candidate_features(candidates.sparse, candidates.dense)
@@ -267,11 +276,10 @@ class Ranker(nn.Module):
 
     def _crossed(self, state: ProfileState, candidates: CandidateInputs, vectors: Tensor | None) -> Tensor:
         tower, stored = self.profile_tower, state.key_values
-        if self.crossing is None or stored is None or not isinstance(tower, DecoderTower):
-            raise ValueError('mode is "crossing"; RankerConfig.crossing_layers must be at least 1 for it')
-        assert vectors is not None
+        assert isinstance(tower, DecoderTower) and vectors is not None
+        assert self.crossing is not None and stored is not None
         where = crossing_layout(stored, candidates.offsets)
-        return self.crossing(vectors, tower.foundation.decoder, where, stored)
+        return self.crossing(vectors, tower.foundation.decoder, where, stored.layers)
 
     def forward(self, batch: RankerInputs) -> Tensor:
         """Logits `[C, N]`, of candidates that cross the decoder if it has crossed layers."""

@@ -1,6 +1,6 @@
 """The parity gate: one ranker gives the same logits whole, split and exported.
 
-    unsplit    one row per candidate through the ranker's own forward: the decoder runs once per candidate
+    unsplit    one row per candidate through the ranker itself: the decoder runs once per candidate
     split      the two halves as modules, after the swaps of export
     exported   the model folder as the server loads it, from raw wire arrays on
 
@@ -20,7 +20,8 @@ from torch import Tensor
 from foundation.window import span_rows
 from ranker.features.builder import FeatureBuilder
 from ranker.features.histories import Histories
-from ranker.model import Ranker, RankerInputs
+from ranker.model import Ranker
+from ranker.state import Mode
 from serving.contract import Contract
 from serving.split import Halves
 from serving.wire import histories_of, model_inputs
@@ -71,8 +72,10 @@ def difference(reference: Tensor, other: Tensor) -> float:
     return float((reference - other).abs().max() / reference.abs().max().clamp(min=1))
 
 
-def unsplit_rank(ranker: Ranker, features: FeatureBuilder, contract: Contract) -> Rank:
-    """Ranks with each candidate as a request of its own, history and all."""
+def unsplit_rank(
+    ranker: Ranker, features: FeatureBuilder, contract: Contract, mode: Mode | None = None
+) -> Rank:
+    """Ranks with each candidate as a request of its own, history and all; `mode` as in `Ranker.score`."""
 
     @torch.inference_mode()
     def rank(arrays: Arrays) -> Tensor:
@@ -80,7 +83,10 @@ def unsplit_rank(ranker: Ranker, features: FeatureBuilder, contract: Contract) -
         rows = repeat_requests(histories_of(contract, arrays), np.repeat(np.arange(len(lengths)), lengths))
         _, candidates = model_inputs(contract, features, arrays)
         one_each = candidates.one_request_each(0, len(candidates.item_rows))
-        return ranker(RankerInputs(features.profile_inputs(rows), one_each))
+        items = ranker.item_vectors()
+        return ranker.score(
+            ranker.encode_profile(features.profile_inputs(rows), items), one_each, items, mode
+        )
 
     return rank
 
@@ -91,7 +97,7 @@ def split_rank(halves: Halves, features: FeatureBuilder, contract: Contract) -> 
     @torch.inference_mode()
     def rank(arrays: Arrays) -> Tensor:
         inputs, candidates = model_inputs(contract, features, arrays)
-        return halves.candidate(halves.profile(*inputs), *candidates)
+        return halves.rank(inputs, candidates)
 
     return rank
 

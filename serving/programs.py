@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-Program = Callable[..., Tensor]
+Program = Callable[..., tuple[Tensor, ...]]
 """A loaded program with its weights: a function of its inputs."""
 Shapes = tuple[dict[int, Any], ...]
 """For each input its dynamic dimensions, as `torch.export.export` takes them."""
@@ -35,7 +35,7 @@ class _WithWeights(nn.Module):
             module, dict(zip(names, weights, strict=True)), inputs
         )
 
-    def forward(self, weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> Tensor:
+    def forward(self, weights: tuple[Tensor, ...], inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return self.call(weights, inputs)
 
 
@@ -50,7 +50,7 @@ def export_program(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Shapes
     """Trace a module in evaluation mode into a program of (weights, inputs).
 
     Args:
-        module: takes tensors by position and returns one tensor.
+        module: takes tensors by position and returns a tuple of them.
         inputs: an example; every dynamic size in it should be at least 2 and different from the others.
         shapes: dynamic dimensions of each input.
     """
@@ -117,7 +117,7 @@ def load_program(path: Path, weights: Mapping[str, Tensor]) -> Program:
         if expected != found:
             raise ValueError(f"{path}: input {node.name} has shape {expected}; its weight has {found}")
 
-    def call(*inputs: Tensor) -> Tensor:
-        return run(*bound, *inputs)[0]
+    def call(*inputs: Tensor) -> tuple[Tensor, ...]:
+        return tuple(run(*bound, *inputs))
 
     return call

@@ -25,7 +25,9 @@ from foundation.schema import Schema
 from ranker.artifact import LoadedRanker, load_ranker
 from ranker.features.files import save_features
 from ranker.features.inputs import CandidateInputs, ProfileInputs
+from ranker.state import Mode
 from serving import model_folder
+from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract, Limits
 from serving.example_requests import example_request, with_odd_candidates
 from serving.fuse import fuse
@@ -49,6 +51,8 @@ class ExportConfig:
     Attributes:
         ranker: folder written by ranker.cotrain.
         out: model repository to write; must not exist yet.
+        mode: vector (candidates meet the profile vector alone: the cheaper one) or crossing (they pass through the
+            decoder's top layers too); None: crossing if the ranker was trained for it.
         max_candidates: most candidates of a request that the server will take.
         data: dataset folder whose titles are written to titles.json, for people.
         seed: of the requests that parity is measured on, and of the sample request.
@@ -59,6 +63,7 @@ class ExportConfig:
     max_candidates: int = Limits.max_candidates
     data: Path | None = None
     seed: int = 0
+    mode: Mode | None = None
 
 
 def export_repository(config: ExportConfig) -> Parity:
@@ -76,9 +81,13 @@ def export_repository(config: ExportConfig) -> Parity:
             f"{config.out}: is there already; a repository is written once, choose another folder"
         )
     loaded = load_ranker(config.ranker)
+    try:
+        mode = loaded.model.mode(config.mode)
+    except ValueError as error:
+        raise DataError(f"{config.ranker}: {error}") from None
     log_rates = {task.name: rate for task, rate in zip(loaded.tasks, loaded.log_rates, strict=True)}
     contract = contract_of(loaded.features, log_rates, config.max_candidates)
-    halves = split(loaded.model)
+    halves = split(loaded.model, mode)
     swapped = fuse(halves.candidate)
     with atomic_folder(config.out) as repository:
         folder = repository / contract.model / model_folder.VERSION
@@ -89,7 +98,7 @@ def export_repository(config: ExportConfig) -> Parity:
         rng = np.random.default_rng(config.seed)
         calls = _example_calls(loaded, contract, rng)
         _write_programs(folder, halves, *model_inputs(contract, loaded.features, calls[0]))
-        unsplit = unsplit_rank(loaded.model, loaded.features, contract)
+        unsplit = unsplit_rank(loaded.model, loaded.features, contract, mode)
         parity = measure(
             calls, unsplit, split_rank(halves, loaded.features, contract), ServedRanker(folder).rank
         )
@@ -100,7 +109,7 @@ def export_repository(config: ExportConfig) -> Parity:
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
             _write_titles(repository / TITLES, load_dataset(config.data), loaded.schema)
-        model_folder.write_manifest(folder, _details(loaded, parity, swapped))
+        model_folder.write_manifest(folder, {"mode": mode, **_details(loaded, parity, swapped)})
     return parity
 
 
@@ -127,14 +136,26 @@ def _example_calls(loaded: LoadedRanker, contract: Contract, rng: np.random.Gene
 
 @torch.no_grad()
 def _write_programs(folder: Path, halves: Halves, inputs: ProfileInputs, candidates: CandidateInputs) -> None:
-    """Export both halves on example inputs, and write graphs and weights."""
+    """Export both halves on example inputs of three requests, and write graphs and weights."""
     profile = export_program(halves.profile, tuple(inputs), profile_shapes())
     save_program(profile, folder / model_folder.PROFILE_PROGRAM)
     save_file(weights_of(halves.profile), folder / model_folder.PROFILE_WEIGHTS)
-    vector = halves.profile(*inputs)
-    candidate = export_program(halves.candidate, (vector, *candidates), candidate_shapes())
+    state = halves.profile(*inputs)
+    arguments = candidate_arguments(state, inputs, _many_candidates(candidates))
+    candidate = export_program(halves.candidate, arguments, candidate_shapes(len(state) // 2))
     save_program(candidate, folder / model_folder.CANDIDATE_PROGRAM)
     save_file(weights_of(halves.candidate), folder / model_folder.CANDIDATE_WEIGHTS)
+
+
+def _many_candidates(candidates: CandidateInputs) -> CandidateInputs:
+    """Nine of three requests, repeated as need be: a limit of one would make a size of 1, which can't be dynamic."""
+    rows = torch.arange(9) % len(candidates.item_rows)
+    return CandidateInputs(
+        candidates.item_rows[rows],
+        torch.tensor([0, 2, 7, 9]),
+        candidates.sparse[rows],
+        candidates.dense[rows],
+    )
 
 
 def _write_sample(folder: Path, sample: RankRequest, contract: Contract, unsplit: Rank) -> None:

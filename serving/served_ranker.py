@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ranker.features.files import load_features
+from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract
 from serving.kernels.interaction import ops  # noqa: F401  # registers the operator in the candidate graph
 from serving.merging import check_merged
@@ -55,4 +56,4 @@ class ServedRanker:
         if self.contract.merge_adjacent:
             check_merged(arrays["history.item_id"], arrays["history_lengths"])
         inputs, candidates = model_inputs(self.contract, self._features, arrays)
-        return self._candidate(self._profile(*inputs), *candidates)
+        return self._candidate(*candidate_arguments(self._profile(*inputs), inputs, candidates))[0]

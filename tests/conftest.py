@@ -12,6 +12,8 @@ from foundation.dataset import Dataset, load_dataset
 from foundation.sources.synthetic import write_synthetic
 from foundation.sources.synthetic_world import SyntheticConfig
 
+RankerKind = Literal["decoder", "pooled", "crossing"]
+
 
 @pytest.fixture(scope="session")
 def synthetic_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,8 +32,9 @@ def synthetic_dataset(synthetic_folder: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def ranker_folder(
     synthetic_folder: Path, synthetic_dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[Literal["decoder", "pooled"]], Path]:
-    """Gives the folder of a tiny ranker with the given tower, as co-training would write it.
+) -> Callable[[RankerKind], Path]:
+    """Gives the folder of a tiny ranker with the given tower, as co-training would write it; `crossing`: the decoder's,
+    whose candidates can cross its top layer.
 
     Its weights are random and large: attention is sharp and logits are spread, so that a wrong input shows.
     """
@@ -58,27 +61,29 @@ def ranker_folder(
     sizes = FoundationConfig(DecoderConfig(width=16, num_layers=2, num_heads=2), WindowConfig(12, 4))
     facts = item_facts(tokenizer, synthetic_dataset.catalogue)
 
-    def write(tower: Literal["decoder", "pooled"]) -> None:
+    def write(kind: RankerKind) -> None:
         torch.manual_seed(0)
         num_feature_rows = num_item_feature_rows(schema, vocabularies)
         foundation = FoundationModel(
             sizes, tokenizer.num_facet_rows, num_feature_rows, facts, tokenizer.age_column
         )
         save_release(
-            folder / f"{tower}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {}
+            folder / f"{kind}_release", foundation, tokenizer, training_data_of(synthetic_dataset), {}
         )
-        release = load_release(folder / f"{tower}_release")
-        config = RankerConfig(tower, 4, 8, recent_items=5, interaction=InteractionConfig(3, 20, (24, 12)))
+        release = load_release(folder / f"{kind}_release")
+        interaction, layers = InteractionConfig(3, 20, (24, 12)), int(kind == "crossing")
+        tower = "decoder" if kind == "crossing" else kind
+        config = RankerConfig(tower, 4, 8, recent_items=5, interaction=interaction, crossing_layers=layers)
         assembly = assemble_ranker(config, synthetic_dataset, release, [task.name for task in tasks])
         with torch.no_grad():
             for parameter in assembly.model.parameters():
                 parameter.mul_(3)
         trained = TrainedRanker(assembly.model, assembly.features, tasks)
-        save_ranker(folder / tower, trained, release.manifest, {})
+        save_ranker(folder / kind, trained, release.manifest, {})
 
-    def give(tower: Literal["decoder", "pooled"]) -> Path:
-        if not (folder / tower).exists():
-            write(tower)
-        return folder / tower
+    def give(kind: RankerKind) -> Path:
+        if not (folder / kind).exists():
+            write(kind)
+        return folder / kind
 
     return give

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranker.artifact import LoadedRanker, load_ranker
+from ranker.state import Mode
 from serving.contract import Contract
 from serving.example_requests import example_request, with_odd_candidates
 from serving.fuse import fuse
@@ -23,20 +24,26 @@ from serving.served_ranker import ServedRanker
 from serving.split import candidate_shapes, split
 from serving.wire import contract_of, model_inputs
 
-TOWERS = ("decoder", "pooled")
+FORMS: dict[str, Mode | None] = {
+    "decoder": None,
+    "pooled": None,
+    "crossing": "crossing",
+    "uncrossed": "vector",
+}
+"""Rankers and the mode in which each is cut; `uncrossed` is that of `crossing`, served by its vector."""
 
 
 class Cut:
     """One trained ranker in its three forms."""
 
-    def __init__(self, ranker: Path, repository: Path) -> None:
+    def __init__(self, ranker: Path, repository: Path, mode: Mode | None) -> None:
         self.trained: LoadedRanker = load_ranker(ranker)
         features, tasks = self.trained.features, self.trained.tasks
         self.contract: Contract = contract_of(features, {task.name: 0.0 for task in tasks}, 100)
-        self.halves = split(self.trained.model)
+        self.halves = split(self.trained.model, mode)
         fuse(self.halves.candidate)
-        export_repository(ExportConfig(ranker, repository))
-        self.unsplit: Rank = unsplit_rank(self.trained.model, features, self.contract)
+        export_repository(ExportConfig(ranker, repository, mode=mode))
+        self.unsplit: Rank = unsplit_rank(self.trained.model, features, self.contract, mode)
         self.split: Rank = split_rank(self.halves, features, self.contract)
         self.exported: Rank = ServedRanker(repository / "marquee" / "1").rank
 
@@ -52,7 +59,8 @@ class Cut:
 @pytest.fixture(scope="module")
 def cuts(ranker_folder, tmp_path_factory) -> dict[str, Cut]:
     folder = tmp_path_factory.mktemp("cuts")
-    return {tower: Cut(ranker_folder(tower), folder / tower) for tower in TOWERS}
+    kinds = {form: "crossing" if form == "uncrossed" else form for form in FORMS}
+    return {form: Cut(ranker_folder(kinds[form]), folder / form, mode) for form, mode in FORMS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -60,14 +68,14 @@ def decoder(cuts) -> Cut:
     return cuts["decoder"]
 
 
-@pytest.mark.parametrize("tower", TOWERS)
+@pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.tuples(st.integers(0, 30), st.integers(1, 6)), min_size=1, max_size=4),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_unsplit_split_and_exported_agree(cuts, tower: str, sizes, seed: int):
-    cut = cuts[tower]
+def test_unsplit_split_and_exported_agree(cuts, form: str, sizes, seed: int):
+    cut = cuts[form]
     arrays = cut.arrays(cut.requests(sizes, seed))
     reference = cut.unsplit(arrays)
     assert reference.shape == (sum(c for _, c in sizes), 2)
@@ -87,7 +95,7 @@ def test_no_tensor_of_the_candidate_graph_spreads_the_profile(decoder: Cut):
     inputs, candidates = model_inputs(
         decoder.contract, decoder.trained.features, decoder.arrays(decoder.requests([(3, 4), (0, 2), (5, 3)]))
     )
-    vector = decoder.halves.profile(*inputs)
+    (vector,) = decoder.halves.profile(*inputs)
     width = vector.shape[1]
     widths = {tensor.shape[-1] for tensor in decoder.halves.candidate.state_dict().values()}
     assert width in widths, "the profile's width must be recognisable in the graph"
@@ -125,7 +133,7 @@ def test_the_unfused_layer_would_be_found(ranker_folder, decoder: Cut):
     inputs, candidates = model_inputs(
         decoder.contract, decoder.trained.features, decoder.arrays(decoder.requests([(3, 4), (0, 2), (5, 3)]))
     )
-    vector = halves.profile(*inputs)
+    (vector,) = halves.profile(*inputs)
     program = export_program(halves.candidate, (vector, *candidates), candidate_shapes())
     symbol = _symbols(_placeholder(program, "inputs_1").shape[0])
     values = [node.meta.get("val") for node in program.graph.nodes]

@@ -13,7 +13,7 @@ from foundation.decoder import Decoder
 from foundation.errors import DataError
 from foundation.foreign.packed import PackedForeign
 from foundation.item_tower import INITIAL_STD
-from foundation.key_values import KeyValues
+from foundation.key_values import KeyValues, LayerKeyValues
 from foundation.model import FoundationModel
 
 
@@ -49,7 +49,11 @@ class Crossing(nn.Module):
         self.token: nn.Module = CandidateToken(width)  # serving swaps it
 
     def forward(
-        self, candidate: Tensor, decoder: Decoder | PackedForeign, where: Branches, stored: KeyValues
+        self,
+        candidate: Tensor,
+        decoder: Decoder | PackedForeign,
+        where: Branches,
+        stored: tuple[LayerKeyValues, ...],
     ) -> Tensor:
         """Crossed candidates `[C, D]`, under the decoder's final norm.
 
@@ -59,7 +63,7 @@ class Crossing(nn.Module):
             where: from `crossing_layout`.
             stored: the requests' keys and values of the top m layers.
         """
-        return decoder.branch(self.token(candidate), where, stored.layers)
+        return decoder.branch(self.token(candidate), where, stored)
 
 
 def crossing_layout(stored: KeyValues, candidate_offsets: Tensor) -> Branches:
