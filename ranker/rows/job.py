@@ -29,7 +29,7 @@ from ranker.rows.making import RowMaker
 from ranker.rows.manifest import FORMAT, MANIFEST, ReleaseOrigin, RowsManifest, read_rows_manifest
 from ranker.rows.parquet import Widths
 from ranker.rows.sources import DrawConfig, Source, request_source
-from ranker.schema import Task, are_logged, load_tasks
+from ranker.schema import Task, are_logged, load_candidate_features, load_tasks
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,12 @@ def _settings(
         "data": data_hash(dataset),
         "release": release.manifest.version,
         "tasks": [asdict(task) for task in tasks],
+        "candidate_features": [],
         "logs": {},
     }
     if are_logged(tasks):
+        declared = load_candidate_features(dataset.folder / "schema.toml")
+        settings["candidate_features"] = [asdict(feature) for feature in declared]
         settings["logs"] = {path.name: file_hash(path) for path in request_files(dataset.folder)}
     del settings["out"]
     return json.loads(json.dumps(settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from foundation.schema import load_schema
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY
 from ranker.features.candidate_features import CandidateFeature, CandidateFeatures, known_features
 from ranker.requests.candidate_values import candidate_values
+from ranker.rows.folder import RowFolder
+from ranker.rows.job import RowsConfig, make_rows
 from ranker.schema import load_candidate_features, load_tasks
 
 WATCH = '[[task]]\nname = "watch"\nkind = "column"\ncolumn = "label_watch"\n'
@@ -218,3 +221,37 @@ def test_a_request_that_says_nothing_has_no_values() -> None:
     assert columns.sparse.tolist() == [[-1, -1, FIRST_KNOWN]] * 3
     assert (columns.dense == 0).all()
     assert set(known.no_values(3)) == {"retrieval", "row"}
+
+
+@pytest.fixture
+def world(synthetic_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic world whose schema may be changed."""
+    return Path(shutil.copytree(synthetic_folder, tmp_path / "world"))
+
+
+def test_rows_have_positions_for_training_and_the_fixed_one_for_tests(
+    world: Path, release_folder: Path, tmp_path: Path
+) -> None:
+    make_rows(RowsConfig(world, release_folder, tmp_path / "rows"))
+    folder = RowFolder.open(tmp_path / "rows")
+    assert [known.feature for known in folder.features.config.candidates.known] == [POSITION]
+    train = folder.read_all("train")
+    place = np.arange(len(train.item_rows)) - np.repeat(
+        train.candidate_offsets[:-1], np.diff(train.candidate_offsets)
+    )
+    assert (train.candidates.sparse[:, 0] == FIRST_KNOWN + place).all(), "shown in the order of the list"
+    for part in ("validation", "test"):
+        assert set(folder.read_all(part).candidates.sparse[:, 0]) == {FIRST_KNOWN}, part
+
+
+def test_rows_of_another_declaration_are_not_taken_for_these(
+    world: Path, release_folder: Path, tmp_path: Path
+) -> None:
+    config = RowsConfig(world, release_folder, tmp_path / "rows")
+    make_rows(config)
+    schema = world / "schema.toml"
+    schema.write_text(
+        schema.read_text(encoding="utf-8").replace("at_serving = 0", "at_serving = 1"), encoding="utf-8"
+    )
+    with pytest.raises(DataError, match="made with candidate_features = "):
+        make_rows(config)
