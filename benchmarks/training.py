@@ -1,9 +1,10 @@
-"""Speed of training: `python -m benchmarks.training --part pretrain`.
+"""Speed of training: `python -m benchmarks.training --part pretrain`, or `--part cotrain`.
 
     pretrain   Marquee's training step against a plain PyTorch implementation of the same model and loss
+    cotrain    a ranker's step on request rows against one on impression rows; a job in one process and in two
 
-Before anything is timed, both take one step from the same weights on the same batch; where loss or gradients differ,
-the command ends with status 1 and no speeds. The last line is one JSON document.
+Before anything is timed, both take the same steps from the same weights on the same batches; where losses or gradients
+differ, the command ends with status 1 and no speeds. The last line is one JSON document.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import tyro
 
+from benchmarks.cotraining_speed import CotrainingSpeed, measure_cotraining
 from benchmarks.environment import stamp
+from benchmarks.impression_rows import ImpressionSpeed
 from benchmarks.pretraining_speed import PretrainingSpeed, measure_pretraining
 from benchmarks.report import environment_lines
 from benchmarks.stations import Stations
@@ -30,7 +34,7 @@ from foundation.home import home
 from foundation.sources.movielens import write_movielens
 from serving.threads import available_cores
 
-Part = Literal["pretrain"]
+Part = Literal["pretrain", "cotrain"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,10 @@ class TrainingSpeedConfig:
         data: dataset folder; without it MovieLens-1M, fetched where it isn't yet.
         blocks: rounds of the two variants' rotation.
         steps: timed in each block, after one that is not.
-        tokens_per_batch: real tokens of a step.
+        tokens_per_batch: real tokens of a step of pre-training.
+        requests: of a step of co-training.
+        candidates: of such a request.
+        rounds: jobs with one process, and as many with two, of co-training.
         threads: of this process; 0 for all available cores.
         seed: of weights, windows and batches.
         json: print the JSON document alone.
@@ -53,6 +60,9 @@ class TrainingSpeedConfig:
     blocks: int = 12
     steps: int = 8
     tokens_per_batch: int = 3_000
+    requests: int = 64
+    candidates: int = 20
+    rounds: int = 3
     threads: int = 0
     seed: int = 0
     json: bool = False
@@ -62,6 +72,9 @@ class TrainingSpeedConfig:
             ("blocks", 1),
             ("steps", 1),
             ("tokens_per_batch", 1),
+            ("requests", 2),
+            ("candidates", 5),
+            ("rounds", 1),
             ("threads", 0),
             ("seed", 0),
         ):
@@ -78,8 +91,18 @@ def _pretrain(config: TrainingSpeedConfig, dataset: Dataset, say: Callable[[str]
     return measure_pretraining(speed, dataset, say)
 
 
+def _cotrain(config: TrainingSpeedConfig, dataset: Dataset, say: Callable[[str], object]) -> Measured:
+    impressions = ImpressionSpeed(
+        config.blocks, config.steps, config.requests, config.candidates, config.seed
+    )
+    # The jobs' own output is progress: it goes where their progress bars go.
+    stations = Stations(sys.stderr)
+    return measure_cotraining(CotrainingSpeed(impressions, config.rounds), dataset, stations, say)
+
+
 PARTS: dict[Part, Callable[[TrainingSpeedConfig, Dataset, Callable[[str], object]], Measured]] = {
     "pretrain": _pretrain,
+    "cotrain": _cotrain,
 }
 
 
@@ -108,14 +131,28 @@ def table(report: Measured) -> str:
     """The figures for people."""
     if report["refused"]:
         return "\n".join(f"{name}: {reason}" for name, reason in report["refused"].items())
-    lines = [f"\n{'':10}{'tokens/s':>12}{'tokens/step':>14}{'padding':>10}"]
-    for name, rate in report["tokens_per_s"].items():
-        tokens, padding = report["tokens_per_step"][name], report["padding_share"][name]
-        lines.append(f"{name:10}{rate:12,.0f}{tokens:14,.0f}{padding:10.1%}")
+    lines = _cotrain_lines(report) if report["part"] == "cotrain" else _pretrain_lines(report)
     for name, ratio in report["ratios"].items():
         low, high = report["ci95"][name]
         lines.append(f"{name}: {ratio:.2f} [{low:.2f}, {high:.2f}]")
     return "\n".join(lines)
+
+
+def _pretrain_lines(report: Measured) -> list[str]:
+    lines = [f"\n{'':10}{'tokens/s':>12}{'tokens/step':>14}{'padding':>10}"]
+    for name, rate in report["tokens_per_s"].items():
+        tokens, padding = report["tokens_per_step"][name], report["padding_share"][name]
+        lines.append(f"{name:10}{rate:12,.0f}{tokens:14,.0f}{padding:10.1%}")
+    return lines
+
+
+def _cotrain_lines(report: Measured) -> list[str]:
+    lines = [f"\n{'':18}{'candidates/s':>14}{'bytes/batch':>14}"]
+    for name, rate in report["candidates_per_s"].items():
+        lines.append(f"{name:18}{rate:14,.0f}{report['bytes_per_batch'][name]['model_inputs']:14,}")
+    for number, rates in report["processes_candidates_per_s"].items():
+        lines.append(f"{number + ' process(es)':18}{np.median(rates):14,.0f}")
+    return lines
 
 
 def main() -> None:

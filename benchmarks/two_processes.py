@@ -1,0 +1,101 @@
+"""Co-training in one process and in two, each with one thread: the same job, the same losses, more candidates a second.
+
+Shapes: S logged steps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from benchmarks.percentiles import ratio_of_medians
+from benchmarks.stations import Stations
+
+TOLERANCE = 1e-4
+"""Of the relative difference between the losses of a step."""
+LOSS = "training/loss"
+
+
+@dataclass(frozen=True)
+class ProcessesSpeed:
+    """What is trained, and how often.
+
+    Attributes:
+        rows: folder of request rows.
+        release: that the rows were made for.
+        out: new folder for the runs.
+        rounds: jobs with either number of processes.
+        requests: of a step.
+    """
+
+    rows: Path
+    release: Path
+    out: Path
+    rounds: int
+    requests: int
+
+
+def measure_processes(config: ProcessesSpeed, stations: Stations) -> dict[str, Any]:
+    """Candidates per second of each number of processes, their ratio, and how far their losses are apart."""
+    per_candidate: dict[int, list[list[float]]] = {1: [], 2: []}
+    curves: dict[int, NDArray[np.float64]] = {}
+    with _one_thread():
+        for number in range(config.rounds):
+            # The other order every second round: what slows the machine down meanwhile meets both.
+            for processes in (1, 2) if number % 2 == 0 else (2, 1):
+                out = config.out / f"{processes}-processes-{number}"
+                document = _train(config, stations, processes, out)
+                per_candidate[processes].append([1 / document["candidates_per_s"]])
+                curves[processes] = loss_curve(out / "tensorboard")
+    difference = float(np.max(np.abs(curves[2] / curves[1] - 1)))
+    ratio = ratio_of_medians(per_candidate[1], per_candidate[2])
+    speeds = {str(n): [round(1 / seconds, 1) for [seconds] in each] for n, each in per_candidate.items()}
+    return {
+        "processes_candidates_per_s": speeds,
+        "processes_loss_difference": difference,
+        "processes_refused": {} if difference <= TOLERANCE else {"2": f"losses differ by {difference:.1e}"},
+        "ratios": {"two_processes_vs_one": round(ratio.value, 3)},
+        "ci95": {"two_processes_vs_one": [round(ratio.low, 3), round(ratio.high, 3)]},
+    }
+
+
+def loss_curve(folder: Path) -> NDArray[np.float64]:
+    """Total losses `[S]` that a run has logged."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return np.array([scalar.value for scalar in events.Scalars(LOSS)])
+
+
+def _train(config: ProcessesSpeed, stations: Stations, processes: int, out: Path) -> dict[str, Any]:
+    """One epoch, without dropout, whose random numbers are each process' own."""
+    arguments = (
+        *("--rows", config.rows, "--release", config.release, "--out", out, "--epochs", 1),
+        *("--dropout", 0, "--requests-per-batch", config.requests),
+    )
+    title = f"co-train in {processes} process{'es' * (processes > 1)}"
+    if processes == 1:
+        return stations.run(title, "ranker.cotrain", *arguments)
+    launcher = ("--standalone", "--nproc-per-node", processes, "-m", "ranker.cotrain")
+    return stations.run(title, "torch.distributed.run", *launcher, *arguments)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For the jobs that are started meanwhile."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
