@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from foundation.dataset import Dataset
@@ -30,24 +29,6 @@ class Assembly(NamedTuple):
 
     model: Ranker
     features: FeatureBuilder
-
-
-def data_features(
-    dataset: Dataset, release: Release, candidates: CandidateFeatures | None = None
-) -> DataFeatures:
-    """How the data of a ranker on `release` is looked up.
-
-    Args:
-        dataset: whose catalogue the ranker serves; counts and scales come from its training part alone.
-        release: its vocabularies and window.
-        candidates: features that a candidate has in one request only; None for none.
-    """
-    config = FeatureConfig(release.model.config.window, number_scales(dataset))
-    if candidates is not None:
-        config = replace(config, candidates=candidates)
-    return DataFeatures(
-        FeatureBuilder(config, release.tokenizer), build_item_features(dataset, release.vocabularies)
-    )
 
 
 def assemble_on(config: RankerConfig, data: DataFeatures, release: Release, tasks: Sequence[str]) -> Assembly:
@@ -82,12 +63,12 @@ def assemble_ranker(
     config: RankerConfig, dataset: Dataset, release: Release, tasks: Sequence[str]
 ) -> Assembly:
     """`assemble_on` the features of a dataset that `release` was trained on, without candidate features."""
-    return assemble_on(config, data_features(dataset, release), release, tasks)
+    return assemble_on(config, row_features(dataset, release), release, tasks)
 
 
 def row_features(
     dataset: Dataset, release: Release, candidates: CandidateFeatures | None = None
-) -> tuple[FeatureBuilder, ItemFeatures]:
+) -> DataFeatures:
     """The feature builder that makes request rows, without bags of recent items, and features of every item row.
 
     Args:
@@ -98,7 +79,9 @@ def row_features(
     config = FeatureConfig(
         release.model.config.window, number_scales(dataset), candidates or CandidateFeatures()
     )
-    return FeatureBuilder(config, release.tokenizer), build_item_features(dataset, release.vocabularies)
+    return DataFeatures(
+        FeatureBuilder(config, release.tokenizer), build_item_features(dataset, release.vocabularies)
+    )
 
 
 def number_scales(dataset: Dataset) -> tuple[NumberScale, ...]:

@@ -57,6 +57,8 @@ class LoaderConfig:
 class Share(NamedTuple):
     """What some lanes give to a step."""
 
+    step: int
+    """Of the run (from 0)."""
     lanes: list[tuple[int, Rows]]
     """By lane, ascending; lanes without a part in the batch are left out."""
     skipped: dict[str, int]
@@ -100,7 +102,7 @@ class LaneReader:
             ]
             for place in range(step - begin, end - begin):
                 found = [each.take(order[place]) for each, order in zip(rows, orders, strict=True)]
-                yield Share(list(zip(self.lanes, found, strict=True)), skipped)
+                yield Share(begin + place, list(zip(self.lanes, found, strict=True)), skipped)
                 skipped = {}
             step = end
 
@@ -180,7 +182,8 @@ class RowLoader:
                     raise DataError(part)
                 for said, number in part.skipped.items():
                     skipped[said] = skipped.get(said, 0) + number
-            yield Share(sorted((lane for part in parts for lane in part.lanes), key=_lane), skipped)
+            lanes = sorted((lane for part in parts for lane in part.lanes), key=_lane)
+            yield Share(parts[0].step, lanes, skipped)
 
 
 @contextmanager

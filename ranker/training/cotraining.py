@@ -1,162 +1,109 @@
-"""A co-training run: its settings, its plan of steps, and its state.
+"""A co-training run: its plan of steps, and its state.
 
-Shapes: B requests of a batch, C candidates over the batch, N tasks.
+Shapes: B requests of a batch, C candidates over the batch, N tasks, P parts of the loss.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+import math
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from foundation.checkpoint import BackgroundCheckpoints, checkpoint_step, latest_checkpoint, load_checkpoint
-from foundation.dataset import Dataset
+from foundation.dropout import set_dropout
 from foundation.errors import DataError
 from foundation.release import Release
-from ranker.assembly import assemble_ranker
+from ranker.assembly import DataFeatures, assemble_on
 from ranker.evaluation.evaluation import Evaluation, evaluate
-from ranker.model import Ranker, RankerConfig, TowerKind
-from ranker.requests.request import RequestConfig, Requests, hide_candidates
-from ranker.requests.source import RequestSource
-from ranker.rows.making import RowMaker
+from ranker.requests.request import at_most
+from ranker.rows.folder import RowFolder
+from ranker.rows.loader import LoaderConfig, RowLoader, prefetched
+from ranker.rows.plan import Plan
+from ranker.rows.row_groups import TrainingRowGroups
 from ranker.rows.rows import Rows
-from ranker.schema import load_tasks
-from ranker.training.batches import BatchBuilder, batch_order, rank_share
-from ranker.training.losses import LossConfig
-from ranker.training.optim import RankerOptimConfig
-from ranker.training.table_plan import PLAN, ShardingConfig
+from ranker.training.batch_maker import Batch, BatchMaker
+from ranker.training.cotrain_config import CotrainConfig
+from ranker.training.table_plan import PLAN
+from ranker.training.targets import head_labels
 from ranker.training.trainer import RankerTrainer
-
-EPOCHS: dict[TowerKind, int] = {"decoder": 5, "pooled": 20}
-
-
-@dataclass(frozen=True)
-class CotrainConfig:
-    """Trains a ranker on requests of the training profiles, the imported decoder along with it.
-
-    Attributes:
-        data: dataset folder.
-        release: folder of a foundation release trained on it.
-        out: folder of this run; the trained ranker is written to its sub-folder `ranker`.
-        seed: of initial weights, requests, their order and dropout.
-        epochs: times that requests are drawn from the training profiles; None for what the tower needs: 5 with
-            the decoder, 20 without, whose steps cost a tenth and which learns all it knows from requests.
-        requests_per_batch: requests of an optimizer step, over all ranks.
-        dropout: of the decoder; None keeps the release's.
-        hidden_candidates: share of candidates that are made unknown in training, see `hide_candidates`.
-        checkpoint_every: optimizer steps between checkpoints; the newest two are kept.
-    """
-
-    data: Path
-    release: Path
-    out: Path
-    seed: int = 0
-    epochs: int | None = None
-    requests_per_batch: int = 64
-    dropout: float | None = None
-    hidden_candidates: float = 0.01
-    checkpoint_every: int = 100
-    ranker: RankerConfig = field(default_factory=RankerConfig)
-    requests: RequestConfig = field(default_factory=lambda: RequestConfig(per_profile=1))
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: RankerOptimConfig = field(default_factory=RankerOptimConfig)
-    sharding: ShardingConfig = field(default_factory=ShardingConfig)
-
-    def __post_init__(self) -> None:
-        least = {"seed": 0, "num_epochs": 1, "requests_per_batch": 1, "checkpoint_every": 1}
-        for name, smallest in least.items():
-            if getattr(self, name) < smallest:
-                field_name = name.removeprefix("num_")
-                raise ValueError(f"{field_name} is {getattr(self, name)}; it must be at least {smallest}")
-        if self.dropout is not None and not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
-        if not 0 <= self.hidden_candidates < 1:
-            raise ValueError(f"hidden_candidates is {self.hidden_candidates}; it must be in [0, 1)")
-
-    @property
-    def num_epochs(self) -> int:
-        """`epochs`, or what the tower needs."""
-        return EPOCHS[self.ranker.tower] if self.epochs is None else self.epochs
 
 
 class Cotraining:
-    """A run over a dataset: its requests, its trainer, and a whole copy of the model to evaluate.
+    """A run over request rows: its loader, its trainer, and a whole copy of the model to evaluate.
 
     Args:
         config: settings.
-        dataset: looked up once, here.
+        rows: made with `release`.
         release: whose decoder is trained on.
 
     Attributes:
         whole: the unsharded ranker; its weights are the trained ones after `gather`.
         checkpoints: a context to train within, since they are written while steps go on.
+        skipped: requests of this start that could not be read, by what was said of their row group, on this rank.
     """
 
-    def __init__(self, config: CotrainConfig, dataset: Dataset, release: Release) -> None:
-        if config.requests_per_batch < dist.get_world_size():
-            raise DataError(
-                f"requests_per_batch is {config.requests_per_batch}; it must be at least the number of processes,"
-                f" {dist.get_world_size()}"
-            )
+    def __init__(self, config: CotrainConfig, rows: RowFolder, release: Release) -> None:
         self.config = config
-        self.dataset = dataset
-        self.tasks = load_tasks(dataset.folder / "schema.toml")
-        self._source = RequestSource(dataset, self.tasks)
-        per_epoch = len(self._draw(0).profile)
-        if per_epoch < max(1, dist.get_world_size()):
-            raise DataError(
-                f"{dataset.folder}: has {per_epoch} training requests behind the cut; co-training needs at least"
-                " one for each process"
-            )
-        self.batch_size = min(config.requests_per_batch, per_epoch)
-        self.steps_per_epoch = per_epoch // self.batch_size
+        self.folder = rows
+        self.tasks = rows.tasks
+        self.log_rates = tuple(math.log(share) for share in rows.manifest.negatives_kept)
+        source = TrainingRowGroups(rows)
+        _check_sizes(config, rows, source)
+        self.plan = Plan(source.sizes, config.requests_per_batch, config.seed, config.plan)
+        loading = LoaderConfig(config.workers, config.logged.bad_rows)
+        self.loader = RowLoader(source, self.plan, loading, dist.get_rank(), dist.get_world_size())
         torch.manual_seed(config.seed)
-        ranker, self.features = assemble_ranker(
-            config.ranker, dataset, release, [task.name for task in self.tasks]
-        )
+        data = DataFeatures(rows.features, rows.items)
+        ranker, self.features = assemble_on(config.ranker, data, release, [task.name for task in self.tasks])
         if config.dropout is not None:
             set_dropout(ranker, config.dropout)
-        self.builder = BatchBuilder(dataset, self.features)
         self.whole = copy.deepcopy(ranker)
         sharding = replace(config.sharding, plan=config.out / PLAN)
         self.trainer = RankerTrainer(
-            ranker, config.optim, config.loss, None, self.num_steps, config.seed, sharding
+            ranker, config.optim, config.loss, release.heads, self.num_steps, config.seed, sharding
+        )
+        learns_heads = any(name.startswith("head.") for name in self.trainer.loss_names)
+        self.maker = BatchMaker(
+            self.features,
+            config.loss,
+            head_labels(release) if learns_heads else None,
+            config.augmentation,
+            config.seed,
         )
         self.checkpoints = BackgroundCheckpoints(config.out / "checkpoints")
         # Kept in checkpoints: requests and candidates trained on, and seconds inside training steps.
         self.work = torch.zeros(3, dtype=torch.float64)
+        # Of this rank, since they were last added up over all.
+        self._mine = torch.zeros(2, dtype=torch.float64)
+        self.skipped: Counter[str] = Counter()
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return self.steps_per_epoch * self.config.num_epochs
+        return self.plan.steps_per_epoch * self.config.num_epochs
 
-    def epoch_requests(self, epoch: int) -> Requests:
-        """The requests of `epoch` (from 0), batch by batch; a pure function of data, settings and epoch."""
-        seed = self.config.seed
-        requests = self._draw(epoch)
-        rng = np.random.default_rng((seed, epoch, 1))
-        return requests.take(batch_order(self.builder.history_lengths(requests), self.batch_size, rng))
+    def batches(self, first: int) -> AbstractContextManager[Iterator[Batch]]:
+        """This rank's parts of all steps from `first` (from 0) on, made ahead of training."""
+        return prefetched(self.loader.shares(first, self.num_steps), self.maker.batch)
 
-    def batch(self, requests: Requests, nth: int) -> Requests:
-        """The `nth` batch of an epoch's requests, of all ranks together."""
-        return requests.take(np.arange(nth * self.batch_size, (nth + 1) * self.batch_size))
+    def batch(self, step: int) -> Batch:
+        """This rank's part of one step."""
+        return self.maker.batch(next(self.loader.shares(step, step + 1)))
 
-    def train_on(self, step: int, batch: Requests) -> torch.Tensor:
-        """Optimizer step `step` on this rank's share of a batch; mean losses `[P]` over all ranks."""
-        # Of the whole batch, so that any number of ranks hides the same.
-        rng = np.random.default_rng((self.config.seed, step, 2))
-        batch = hide_candidates(batch, self.config.hidden_candidates, rng)
-        share = rank_share(dist.get_rank(), dist.get_world_size())
-        mine = batch.take(np.arange(len(batch.profile))[share])
-        targets = self.builder.targets(mine, self.config.loss.tokens_per_request)
-        return self.trainer.step(step, self.builder.inputs(mine), targets)
+    def train_on(self, step: int, batch: Batch) -> torch.Tensor:
+        """Optimizer step `step` on this rank's part of a batch; mean losses `[P]` over all ranks."""
+        means = self.trainer.step(step, batch.inputs, batch.targets)
+        self._mine += torch.tensor([batch.num_requests, batch.num_candidates])
+        self.skipped.update(batch.skipped)
+        return means
 
     def gather(self) -> bool:
         """Brings all ranks' weights into `whole` on rank 0, and says True there; every rank must call it."""
@@ -166,35 +113,32 @@ class Cotraining:
         self.whole.load_state_dict(state)
         return True
 
-    def held_out(self, which: str, per_profile: int = 0) -> Requests:
-        """Requests of the validation or test profiles; their seed is fixed, so that runs can be compared."""
-        assert which in ("validation", "test"), which
-        settings = self.config.requests
-        config = RequestConfig(settings.positives, settings.negatives, settings.candidates, per_profile)
-        return self._source.build("validation" if which == "validation" else "test", config, 0)
+    def validation(self, per_profile: int) -> Rows:
+        """At most so many requests of each validation profile; the same in every run, so that runs can be compared."""
+        rows = self.folder.read_all("validation")
+        _, profile = np.unique(rows.profile_id, return_inverse=True)
+        order = np.argsort(profile, kind="stable")
+        return rows.take(order[at_most(per_profile, profile[order], np.random.default_rng(0))])
 
-    def evaluate(self, requests: Requests) -> Evaluation:
+    def evaluate(self, rows: Rows) -> Evaluation:
         """Metrics of `whole`."""
-        return evaluate(self.whole, self.features, self.rows(requests))
-
-    def rows(self, requests: Requests) -> Rows:
-        """Request rows of `held_out` requests."""
-        return RowMaker(self.dataset, self.features).rows(requests)
+        return evaluate(self.whole, self.features, rows, self.log_rates)
 
     def save(self, step: int) -> None:
         """Begins to write the checkpoint of `step` steps done; every rank must call it, within `checkpoints`."""
+        self._add_up()
         self.checkpoints.save(step, self._state())
 
     def resume(self) -> int:
         """Loads the newest checkpoint, if any, and returns the steps done; every rank must call it."""
-        newest = latest_checkpoint(self.checkpoints.folder)
+        newest = latest_checkpoint(self.config.out / "checkpoints")
         if newest is None:
             return 0
         load_checkpoint(newest, self._state())
         return checkpoint_step(newest)
 
     def throughput(self) -> dict[str, float]:
-        """Seconds inside training steps, over all starts of this run, and what they trained on per second."""
+        """Seconds inside training steps, over all starts of this run up to its last checkpoint, and work per second."""
         requests, candidates, seconds = self.work.tolist()
         return {
             "training_s": seconds,
@@ -202,15 +146,31 @@ class Cotraining:
             "candidates_per_s": candidates / seconds,
         }
 
-    def _draw(self, epoch: int) -> Requests:
-        return self._source.build("train", self.config.requests, (self.config.seed, epoch))
+    def all_skipped(self) -> dict[str, int]:
+        """`skipped` of all ranks; every rank must call it."""
+        of_ranks: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, dict(self.skipped))
+        return dict(sum((Counter(each) for each in of_ranks), Counter()))
+
+    def _add_up(self) -> None:
+        dist.all_reduce(self._mine)
+        self.work[:2] += self._mine
+        self._mine.zero_()
 
     def _state(self) -> dict[str, Any]:
         return {**self.trainer.state(), "work": self.work}
 
 
-def set_dropout(model: Ranker, share: float) -> None:
-    """Changes every dropout of a model."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
+def _check_sizes(config: CotrainConfig, rows: RowFolder, source: TrainingRowGroups) -> None:
+    processes = dist.get_world_size()
+    if config.requests_per_batch < processes:
+        raise DataError(
+            f"requests_per_batch is {config.requests_per_batch}; it must be at least the number of processes,"
+            f" {processes}"
+        )
+    per_draw = min(int(sizes.sum()) for sizes in source.sizes)
+    if per_draw < processes:
+        raise DataError(
+            f"{rows.path}: has {per_draw} training requests behind the cut; co-training needs at least one for each"
+            " process"
+        )
