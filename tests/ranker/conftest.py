@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from foundation.dataset import Dataset
 from foundation.decoder import DecoderConfig
@@ -21,7 +25,8 @@ from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig, window_start
 from ranker.arches.interaction import InteractionConfig
-from ranker.assembly import Assembly, assemble_ranker
+from ranker.assembly import Assembly, assemble_on, row_features
+from ranker.features.candidate_features import CandidateFeatures
 from ranker.features.histories import Histories
 from ranker.features.inputs import CandidateInputs
 from ranker.model import RankerConfig, RankerInputs, TowerKind
@@ -62,13 +67,14 @@ def release(release_folder) -> Release:
 
 @pytest.fixture
 def make_assembly(synthetic_dataset: Dataset, release: Release) -> MakeAssembly:
-    """Makes a ranker with the given tower, in evaluation mode; other fields of `RankerConfig` by name."""
+    """Makes a ranker in evaluation mode: its tower, candidate features, and other fields of `RankerConfig` by name."""
 
-    def make(tower: TowerKind, **options: Any) -> Assembly:
+    def make(tower: TowerKind, candidates: CandidateFeatures | None = None, **options: Any) -> Assembly:
         torch.manual_seed(1)
         sizes = {"embedding_dim": 4, "item_embedding_dim": 8, "recent_items": 5, "interaction": INTERACTION}
         config = RankerConfig(tower, **{**sizes, **options})
-        assembly = assemble_ranker(config, synthetic_dataset, release, TASKS)
+        data = row_features(synthetic_dataset, release, candidates)
+        assembly = assemble_on(config, data, release, TASKS)
         assembly.model.eval()
         return assembly
 
@@ -151,3 +157,42 @@ def event_task_folder(synthetic_folder: Path, tmp_path_factory: pytest.TempPathF
     )
     (folder / "schema.toml").write_text(schema + tasks, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def cotrain_command(synthetic_folder: Path, release_folder: Path) -> Callable[..., list[str]]:
+    """Gives the words of a small co-training run: `launcher` is what comes before `-m`, python alone by default."""
+
+    def give(out: Path, *options: str, launcher: Sequence[str] = ()) -> list[str]:
+        program = [sys.executable, *(["-m", "torch.distributed.run", *launcher] if launcher else [])]
+        folders = ["--data", str(synthetic_folder), "--release", str(release_folder), "--out", str(out)]
+        sizes = [
+            "--requests-per-batch",
+            "8",
+            "--epochs",
+            "10",
+            "--hidden-widths",
+            "24",
+            "12",
+            "--dot-width",
+            "16",
+        ]
+        return [*program, "-m", "ranker.cotrain", *folders, *sizes, *options]
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def unbroken_on_two(
+    cotrain_command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """The weights that two processes train when nothing goes wrong."""
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    subprocess.run(
+        cotrain_command(out, "--dropout", "0", launcher=["--standalone", "--nproc-per-node=2"]),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        timeout=180,
+        check=True,
+    )
+    return load_file(out / "ranker" / "model.safetensors")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -15,13 +16,20 @@ from torch.nn.modules.batchnorm import _NormBase
 from ranker.arches.interaction import InteractionConfig
 from ranker.arches.taps import ProfileConfig
 from ranker.assembly import Assembly
-from ranker.features.inputs import CandidateInputs
+from ranker.features.candidate_features import CandidateFeature, known_features
 from ranker.model import Ranker, RankerInputs
 
 TOLERANCE = 1e-6
 """Of max|difference| / max(1, max|logit|): a few roundings, since the sizes of matrix products differ."""
 EVENTS = (3, 11, 0, 5)
 CROSS = InteractionConfig(3, 20, (24, 12), cross_layers=2, cross_width=6, cross_rank=3, head_widths=(8,))
+FEATURES = known_features(
+    (
+        CandidateFeature("retrieval", "numeric", "scores", boundaries=(0.25, 0.5, 0.75)),
+        CandidateFeature("row", "categorical", "rows"),
+    ),
+    {"retrieval": np.linspace(0, 1, 9, dtype=np.float32), "row": np.arange(4)},
+)
 CONFIGS: dict[str, dict[str, Any]] = {
     "decoder": {"tower": "decoder"},
     "pooled": {"tower": "pooled"},
@@ -30,7 +38,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "interaction": CROSS,
         "dense_widths": (6, 5),
     },
-    "pooled, cross network, heads, dense": {"tower": "pooled", "interaction": CROSS, "dense_widths": (6, 5)},
+    "pooled, cross network, heads, dense": {
+        "tower": "pooled",
+        "candidates": FEATURES,
+        "interaction": CROSS,
+        "dense_widths": (6, 5),
+    },
     "taps, each of the last token": {"tower": "decoder", "profile": ProfileConfig((1, 2))},
     "taps, mixed, attention": {
         "tower": "decoder",
@@ -39,6 +52,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "crossing": {"tower": "decoder", "crossing_layers": 1},
     "crossing, all options": {
         "tower": "decoder",
+        "candidates": FEATURES,
         "crossing_layers": 2,
         "interaction": CROSS,
         "dense_widths": (6,),
@@ -66,9 +80,12 @@ def rank(request, make_assembly, synthetic_dataset, raw_histories) -> Callable[.
         histories = raw_histories(
             synthetic_dataset, longest[requests].tolist(), [EVENTS[number] for number in requests]
         )
-        lengths = torch.tensor([0, *map(len, candidates)])
-        rows = torch.tensor([row for each in candidates for row in each], dtype=torch.int64)
-        inputs = CandidateInputs.without_features(rows, lengths.cumsum(0))
+        rows = np.array([row for each in candidates for row in each])
+        inputs = assembly.features.candidate_inputs(
+            synthetic_dataset.catalogue.item_id[rows],
+            np.array([len(each) for each in candidates]),
+            {"retrieval": rows % 7 / 7, "row": rows % 5},
+        )
         return assembly.model(RankerInputs(assembly.features.profile_inputs(histories), inputs))
 
     return logits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -47,6 +47,7 @@ def test_taps_join_the_vector_behind_the_releases_own(make_assembly, make_batch)
 
 
 @pytest.mark.parametrize("tokens", ["mean", "attention"])
+@settings(deadline=None)
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_newest_tokens_are_pooled_request_by_request(tokens, lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
