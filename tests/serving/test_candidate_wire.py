@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,16 +18,17 @@ from foundation.dataset import Dataset
 from foundation.release import load_release
 from ranker.arches.interaction import InteractionConfig
 from ranker.artifact import LoadedRanker, TrainedRanker, load_ranker, save_ranker
-from ranker.assembly import assemble_on, data_features
+from ranker.assembly import assemble_on, row_features
 from ranker.features.candidate_features import CandidateFeature, known_features
-from ranker.model import RankerConfig, RankerInputs
+from ranker.model import RankerConfig
 from ranker.schema import load_tasks
+from ranker.state import Mode
 from serving.client import Client
+from serving.contract import Contract
 from serving.parity import difference
 from serving.probe import SERVED_TOLERANCE
 from serving.rank_request import RankRequest, wire_arrays
 from serving.repository import ExportConfig, export_repository
-from serving.served_ranker import ServedRanker
 from serving.server import launch
 from serving.wire import histories_of
 
@@ -47,40 +48,62 @@ SEEN: Mapping[str, NDArray] = {
 GIVEN = {"retrieval": [0.1, 0.9, 0.4, None, 0.6, 0.1], "row": [0, 1, 2, 3, None, 99]}
 
 
+class Served(NamedTuple):
+    """One ranker, trained and exported."""
+
+    mode: Mode
+    repository: Path
+    trained: LoadedRanker
+    contract: Contract
+
+    def whole(self, request: RankRequest, **raw: Any) -> Tensor:
+        """The trained ranker's logits, `raw` beside the features that the request itself brings."""
+        arrays = wire_arrays(self.contract, [request])
+        given = {field.name: arrays[f"candidate.{field.name}"] for field in self.contract.candidate}
+        features, model = self.trained.features, self.trained.model
+        candidates = features.candidate_inputs(
+            arrays["candidate.item_id"], arrays["candidate_lengths"], given | raw
+        )
+        with torch.inference_mode():
+            state = model.encode_profile(features.profile_inputs(histories_of(self.contract, arrays)))
+            return model.score(state, candidates, mode=self.mode)
+
+
 @pytest.fixture(scope="module")
-def folder(
+def trained_folder(
     ranker_folder: Callable[[str], Path],
     synthetic_folder: Path,
     synthetic_dataset: Dataset,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """A ranker with candidate features, as co-training would write it, and its model repository."""
+    """A ranker with candidate features, as co-training would write it."""
     release = load_release(ranker_folder("decoder").with_name("decoder_release"))
     tasks = load_tasks(synthetic_folder / "schema.toml")
-    config = RankerConfig(
-        "decoder", embedding_dim=4, item_embedding_dim=8, interaction=InteractionConfig(3, 20, (24, 12))
-    )
-    data = data_features(synthetic_dataset, release, known_features(DECLARED, SEEN))
+    config = RankerConfig("decoder", 4, 8, interaction=InteractionConfig(3, 20, (24, 12)), crossing_layers=1)
+    data = row_features(synthetic_dataset, release, known_features(DECLARED, SEEN))
     torch.manual_seed(0)
     assembly = assemble_on(config, data, release, [task.name for task in tasks])
     with torch.no_grad():
         for parameter in assembly.model.parameters():
             parameter.mul_(3)
     trained = TrainedRanker(assembly.model, assembly.features, tasks, (math.log(KEPT), 0.0))
-    folder = tmp_path_factory.mktemp("candidates")
-    save_ranker(folder / "ranker", trained, release.manifest, {})
-    export_repository(ExportConfig(folder / "ranker", folder / "repository"))
+    folder = tmp_path_factory.mktemp("candidates") / "ranker"
+    save_ranker(folder, trained, release.manifest, {})
     return folder
 
 
-@pytest.fixture(scope="module")
-def trained(folder: Path) -> LoadedRanker:
-    return load_ranker(folder / "ranker")
+@pytest.fixture(scope="module", params=["vector", "crossing"])
+def served(request: pytest.FixtureRequest, trained_folder: Path) -> Served:
+    repository = trained_folder.with_name(f"repository-{request.param}")
+    export_repository(ExportConfig(trained_folder, repository, mode=request.param))
+    contract = (repository / "marquee" / "1" / "contract.json").read_text(encoding="utf-8")
+    return Served(request.param, repository, load_ranker(trained_folder), Contract.from_json(contract))
 
 
 @pytest.fixture(scope="module")
-def exported(folder: Path) -> ServedRanker:
-    return ServedRanker(folder / "repository" / "marquee" / "1")
+def client(served: Served) -> Iterator[Client]:
+    with launch(served.repository, threads=1) as server, Client(server.grpc_url, timeout_s=20) as client:
+        yield client
 
 
 @pytest.fixture
@@ -88,33 +111,12 @@ def request_made(make_request) -> RankRequest:
     return replace(make_request(num_candidates=NUM_CANDIDATES), candidate_features=GIVEN)
 
 
-@pytest.fixture(scope="module")
-def client(folder: Path) -> Iterator[Client]:
-    with launch(folder / "repository", threads=1) as server, Client(server.grpc_url, timeout_s=20) as client:
-        yield client
-
-
-def logits_of(ranker: LoadedRanker, exported: ServedRanker, request: RankRequest, **raw: Any) -> Tensor:
-    """The whole ranker's logits, `raw` beside the features that the request itself brings."""
-    arrays = wire_arrays(exported.contract, [request])
-    given = {field.name: arrays[f"candidate.{field.name}"] for field in exported.contract.candidate}
-    inputs = RankerInputs(
-        ranker.features.profile_inputs(histories_of(exported.contract, arrays)),
-        ranker.features.candidate_inputs(
-            arrays["candidate.item_id"], arrays["candidate_lengths"], given | raw
-        ),
-    )
-    with torch.inference_mode():
-        return ranker.model(inputs)
-
-
 def test_a_request_is_scored_by_what_it_says_of_its_candidates(
-    client: Client, trained: LoadedRanker, exported: ServedRanker, request_made: RankRequest
+    client: Client, served: Served, request_made: RankRequest
 ):
     assert [field.name for field in client.contract.candidate] == ["retrieval", "row"]
     answer = client.rank(request_made)
-    whole = logits_of(trained, exported, request_made)
-    assert difference(whole, torch.from_numpy(answer.logits.copy())) <= SERVED_TOLERANCE
+    assert difference(served.whole(request_made), torch.from_numpy(answer.logits.copy())) <= SERVED_TOLERANCE
     changed = {**GIVEN, "retrieval": [0.9, *GIVEN["retrieval"][1:]]}
     moved = np.abs(client.rank(replace(request_made, candidate_features=changed)).logits - answer.logits)
     assert moved[0].max() > 0.01
@@ -143,22 +145,22 @@ def test_scores_are_corrected_for_negatives_that_were_left_out(client: Client, r
 
 
 def test_a_position_is_read_in_training_and_fixed_in_serving(
-    client: Client, trained: LoadedRanker, exported: ServedRanker, request_made: RankRequest
+    client: Client, served: Served, request_made: RankRequest
 ):
     assert "candidate.position" not in {spec.name for spec in client.contract.inputs}
     with pytest.raises(ValueError, match="unknown field 'position'; known are retrieval, row"):
         client.rank(replace(request_made, candidate_features={**GIVEN, "position": [0] * NUM_CANDIDATES}))
-    served = torch.from_numpy(client.rank(request_made).logits.copy())
-    at_first = logits_of(trained, exported, request_made, position=np.zeros(NUM_CANDIDATES, dtype=np.int64))
-    in_turn = logits_of(trained, exported, request_made, position=np.arange(NUM_CANDIDATES))
-    assert difference(at_first, served) <= SERVED_TOLERANCE
-    moved = (in_turn - served).abs().max(dim=1).values
-    assert moved[0] <= SERVED_TOLERANCE * max(1.0, float(served.abs().max()))
+    found = torch.from_numpy(client.rank(request_made).logits.copy())
+    at_first = served.whole(request_made, position=np.zeros(NUM_CANDIDATES, dtype=np.int64))
+    in_turn = served.whole(request_made, position=np.arange(NUM_CANDIDATES))
+    assert difference(at_first, found) <= SERVED_TOLERANCE
+    moved = (in_turn - found).abs().max(dim=1).values
+    assert moved[0] <= SERVED_TOLERANCE * max(1.0, float(found.abs().max()))
     assert moved[1:].min() > 0.001, "training reads where a candidate was shown"
 
 
-def test_the_samples_of_an_export_bring_the_features(folder: Path):
-    sample = (folder / "repository" / "marquee" / "1" / "sample_request.json").read_text(encoding="utf-8")
+def test_the_samples_of_an_export_bring_the_features(served: Served):
+    sample = (served.repository / "marquee" / "1" / "sample_request.json").read_text(encoding="utf-8")
     assert '"candidate_features"' in sample
     assert '"retrieval"' in sample
     assert '"position"' not in sample.partition('"candidate_features"')[2]
