@@ -104,9 +104,10 @@ class RowsManifest:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (hex) of everything but the cost: equal rows have equal ones, however long they took."""
+        """SHA-256 (hex) of what training reads, and of nothing that tells how it was made."""
         plain = asdict(self)
-        del plain["cost"]
+        for told in ("settings", "counts", "cost"):
+            del plain[told]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
