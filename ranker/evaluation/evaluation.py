@@ -6,6 +6,7 @@ Shapes: B requests, C candidates over the batch, N tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,8 +67,12 @@ class Evaluation(NamedTuple):
 
 @torch.no_grad()
 def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[Mode, NDArray[np.float32]]:
-    """Logits `[C, N]` of the candidates of all requests by mode; the model is in evaluation mode meanwhile."""
+    """Logits `[C, N]` of the candidates of all requests by mode, as serving would give them.
+
+    What is for training only has its value in serving; the model is in evaluation mode meanwhile.
+    """
     was_training = model.training
+    rows = replace(rows, candidates=features.config.candidates.as_served(rows.candidates))
     model.eval()
     # Requests of like length share a batch, which keeps padding low; a logit doesn't depend on its batch.
     order = np.argsort(rows.history_lengths, kind="stable")

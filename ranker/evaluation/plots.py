@@ -18,6 +18,8 @@ from ranker.evaluation.calibration_curve import CalibrationCurve
 CALIBRATION, STEPS = "calibration.png", "steps.png"
 PANEL_INCHES, DPI = 4.0, 150
 COLUMNS = 3
+_SHOWN = ("/loss", "_auc", "_gauc", "_ndcg@10", "_normalised_entropy", "_calibration")
+"""How the tags of the curves that are drawn end; the rest is in TensorBoard."""
 _ALL_POINTS = {"scalars": 0}
 """TensorBoard keeps a sample of a curve's points unless it is told otherwise; 0 keeps all."""
 
@@ -55,7 +57,11 @@ def plot_steps(folder: Path, tensorboard: Path) -> Path | None:
     Returns:
         The PNG, replaced where it was there; None where no curve has two points.
     """
-    curves = {name: points for name, points in read_curves(tensorboard).items() if len(points) > 1}
+    curves = {
+        name: points
+        for name, points in read_curves(tensorboard).items()
+        if len(points) > 1 and name.endswith(_SHOWN)
+    }
     if not curves:
         return None
     by_panel: dict[str, dict[str, list[tuple[int, float]]]] = {}

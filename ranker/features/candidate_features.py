@@ -147,6 +147,23 @@ class CandidateFeatures:
                 dense.append(scale(values, each.mean, each.deviation)[:, None])
         return CandidateColumns(np.concatenate(sparse, axis=1), np.concatenate(dense, axis=1))
 
+    def as_served(self, columns: CandidateColumns) -> CandidateColumns:
+        """The same columns, with what is for training only at its value in serving."""
+        fixed = {
+            each.feature.name: each.feature.repeated(
+                each.feature.serving_value if each.feature.training_only else each.feature.missing,
+                len(columns.sparse),
+            )
+            for each in self.known
+        }
+        served = self.look_up(fixed, len(columns.sparse))
+        is_fixed = np.array([each.feature.training_only for each in self.known], dtype=bool)
+        is_number = np.array([each.feature.is_number for each in self.known], dtype=bool)
+        return CandidateColumns(
+            np.where(is_fixed, served.sparse, columns.sparse),
+            np.where(is_fixed[is_number], served.dense, columns.dense),
+        )
+
     def to_json(self) -> list[dict[str, Any]]:
         """Plain values, for `features.json`."""
         return [each.to_json() for each in self.known]

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
 from foundation.dataset import Dataset
-from ranker.assembly import Assembly
+from foundation.errors import DataError
+from foundation.release import Release
+from ranker.arches.interaction import InteractionConfig
+from ranker.artifact import TrainedRanker, save_ranker
+from ranker.assembly import Assembly, DataFeatures, assemble_on
+from ranker.evaluate import EvaluateConfig, evaluate_ranker
 from ranker.evaluation.calibration_curve import calibration_curve
 from ranker.evaluation.evaluation import evaluate, score
 from ranker.evaluation.figures import Predictions, figures
 from ranker.evaluation.metrics import auc, grouped_auc, sigmoid
+from ranker.model import RankerConfig
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
+from ranker.rows.folder import RowFolder
 from ranker.rows.inputs import model_inputs
+from ranker.rows.job import RowsConfig, make_rows
 from ranker.rows.making import RowMaker
 from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
+
+INTERACTION = InteractionConfig(num_dots=3, dot_width=20, hidden_widths=(24, 12))
 
 
 @pytest.fixture
@@ -77,7 +90,7 @@ def test_each_mode_has_figures_and_the_crossing_ones_are_the_rankers(rows: Rows,
 def test_the_document_is_json_without_nan(rows: Rows, make_assembly) -> None:
     assembly: Assembly = make_assembly("pooled")
     one = rows.take(np.array([0]))
-    rows_without_labels = type(one)(**{**vars(one), "mask": np.zeros_like(one.mask)})
+    rows_without_labels = replace(one, mask=np.zeros_like(one.mask))
     document = evaluate(assembly.model, assembly.features, rows_without_labels).to_json()
     text = json.dumps(document, allow_nan=False)
     assert json.loads(text)["tasks"]["watch"]["auc"] is None
@@ -128,3 +141,57 @@ def test_request_aucs_are_of_labelled_candidates(rows: Rows, make_assembly) -> N
             alone = grouped_auc(logits[kept, column], rows.labels[kept, column], np.array([0, len(kept)]))
             np.testing.assert_equal(evaluation.request_auc[task][request], alone[0])
     assert evaluation.request_auc[task].shape == (len(rows),)
+
+
+@pytest.fixture(scope="module")
+def rows_folder(synthetic_folder: Path, release_folder: Path, tmp_path_factory) -> RowFolder:
+    out = tmp_path_factory.mktemp("rows") / "rows"
+    make_rows(RowsConfig(synthetic_folder, release_folder, out))
+    return RowFolder.open(out)
+
+
+@pytest.fixture
+def on_rows(rows_folder: RowFolder, release: Release) -> Assembly:
+    """A ranker that reads the position at which a candidate was shown, with weights that heed it."""
+    torch.manual_seed(3)
+    config = RankerConfig(embedding_dim=4, item_embedding_dim=8, interaction=INTERACTION)
+    data = DataFeatures(rows_folder.features, rows_folder.items)
+    assembly = assemble_on(config, data, release, [task.name for task in rows_folder.tasks])
+    with torch.no_grad():
+        for weight in assembly.model.candidate_features.parameters():
+            weight.normal_()
+    return assembly
+
+
+def test_positions_are_what_serving_says_of_them(rows_folder: RowFolder, on_rows: Assembly) -> None:
+    model, features = on_rows
+    rows = rows_folder.read_all("test")
+    others = np.where(rows.candidates.sparse > 2, 2, 3)
+    shown_elsewhere = replace(rows, candidates=rows.candidates._replace(sparse=others))
+    trained = [model.eval()(model_inputs(features, each)).detach() for each in (rows, shown_elsewhere)]
+    assert not torch.allclose(*trained, atol=1e-3)
+    served = [score(model, features, each)["vector"] for each in (rows, shown_elsewhere)]
+    assert np.array_equal(served[0], served[1])
+    first = features.config.candidates.known[0].lookup.lookup(np.array([0]))
+    at_first = rows.candidates._replace(sparse=np.full_like(others, first[0]))
+    expected = model(model_inputs(features, replace(rows, candidates=at_first))).detach().numpy()
+    np.testing.assert_allclose(served[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_command_reads_rows_or_data(
+    rows_folder: RowFolder, on_rows: Assembly, release: Release, synthetic_folder: Path, tmp_path: Path
+) -> None:
+    trained = TrainedRanker(on_rows.model, on_rows.features, rows_folder.tasks)
+    save_ranker(tmp_path / "ranker", trained, release.manifest, {})
+    plots, dump = tmp_path / "plots", tmp_path / "dump.parquet"
+    of_rows = EvaluateConfig(tmp_path / "ranker", rows=rows_folder.path, plots=plots, dump=dump)
+    found = evaluate_ranker(of_rows)
+    assert found == evaluate_ranker(EvaluateConfig(tmp_path / "ranker", synthetic_folder))
+    assert [path.name for path in plots.iterdir()] == ["calibration.png"]
+    assert pl.read_parquet(dump)["auc_watch"].mean() == pytest.approx(found["tasks"]["watch"]["gauc"])
+    with pytest.raises(ValueError, match="give one of them"):
+        EvaluateConfig(tmp_path / "ranker")
+    other_tasks = TrainedRanker(on_rows.model, on_rows.features, rows_folder.tasks[::-1])
+    save_ranker(tmp_path / "other", other_tasks, release.manifest, {})
+    with pytest.raises(DataError, match=r"tasks is \('watch', 'like'\), the ranker's is \('like', 'watch'\)"):
+        evaluate_ranker(replace(of_rows, ranker=tmp_path / "other"))
