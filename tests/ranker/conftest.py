@@ -26,10 +26,18 @@ from foundation.vocabulary import build_vocabularies
 from foundation.window import WindowConfig, window_start
 from ranker.arches.interaction import InteractionConfig
 from ranker.assembly import Assembly, assemble_on, row_features
+from ranker.features.builder import FeatureBuilder
 from ranker.features.candidate_features import CandidateFeatures
 from ranker.features.histories import Histories
 from ranker.features.inputs import CandidateInputs
 from ranker.model import RankerConfig, RankerInputs, TowerKind
+from ranker.requests.request import RequestConfig
+from ranker.requests.source import build_requests
+from ranker.rows.inputs import model_inputs
+from ranker.rows.job import RowsConfig, make_rows
+from ranker.rows.making import RowMaker
+from ranker.rows.rows import Rows
+from ranker.schema import load_tasks
 
 TASKS = ("watch", "like")
 WINDOW = WindowConfig(window=12, block=4)
@@ -127,6 +135,19 @@ def make_batch(synthetic_dataset: Dataset, raw_histories: RawHistories):
     return make
 
 
+@pytest.fixture
+def make_inputs(synthetic_dataset: Dataset, synthetic_folder: Path):
+    """Makes rows of the training requests, one of each profile, and their model inputs."""
+    tasks = load_tasks(synthetic_folder / "schema.toml")
+    requests = build_requests(synthetic_dataset, tasks, "train", RequestConfig(per_profile=1))
+
+    def make(features: FeatureBuilder) -> tuple[RankerInputs, Rows]:
+        rows = RowMaker(synthetic_dataset, features).rows(requests)
+        return model_inputs(features, rows), rows
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def only_request():
     """Cuts the candidates of one request out of a batch's, as a batch of their own."""
@@ -196,3 +217,13 @@ def unbroken_on_two(
         check=True,
     )
     return load_file(out / "ranker" / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def rows_folder(
+    synthetic_folder: Path, release_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Request rows of the synthetic world, made with `release_folder`."""
+    folder = tmp_path_factory.mktemp("rows") / "rows"
+    make_rows(RowsConfig(synthetic_folder, release_folder, folder))
+    return folder
