@@ -59,6 +59,25 @@ class Evaluation(NamedTuple):
         """By task, of the last mode."""
         return list(self.modes.values())[-1].tasks
 
+    def scalars(self) -> dict[str, float]:
+        """Every defined figure for TensorBoard: by TASK_FIGURE, of crossing by TASK_crossing_FIGURE.
+
+        Those of a slice are behind SLICING/SLICE/. How many requests and candidates they are of is in `to_json` alone.
+        """
+        found = {}
+        for mode, (tasks, slices) in self.modes.items():
+            infix = "" if mode == "vector" else f"_{mode}"
+            parts = {
+                f"{slicing}/{name}/": of for slicing, of_all in slices.items() for name, of in of_all.items()
+            }
+            for prefix, by_task in ({"": tasks} | parts).items():
+                for task, of_task in by_task.items():
+                    found |= {f"{prefix}{task}{infix}_{name}": value for name, value in of_task.items()}
+        counts = ("_requests", "_candidates")
+        return {
+            name: value for name, value in found.items() if not (name.endswith(counts) or np.isnan(value))
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, a figure that isn't defined as None: tasks and slices of the last mode; all of each mode."""
         modes = {name: mode._asdict() for name, mode in self.modes.items()}

@@ -19,7 +19,7 @@ CALIBRATION, STEPS = "calibration.png", "steps.png"
 PANEL_INCHES, DPI = 4.0, 150
 COLUMNS = 3
 _SHOWN = ("/loss", "_auc", "_gauc", "_ndcg@10", "_normalised_entropy", "_calibration")
-"""How the tags of the curves that are drawn end; the rest is in TensorBoard."""
+"""How the tags of the curves that are drawn end; the rest, slices among it, is in TensorBoard."""
 _ALL_POINTS = {"scalars": 0}
 """TensorBoard keeps a sample of a curve's points unless it is told otherwise; 0 keeps all."""
 
@@ -60,7 +60,7 @@ def plot_steps(folder: Path, tensorboard: Path) -> Path | None:
     curves = {
         name: points
         for name, points in read_curves(tensorboard).items()
-        if len(points) > 1 and name.endswith(_SHOWN)
+        if len(points) > 1 and name.endswith(_SHOWN) and name.count("/") == 1
     }
     if not curves:
         return None

@@ -65,11 +65,13 @@ class Report:
     def epoch(self, epoch: int) -> None:
         """Metrics on the validation profiles after an epoch."""
         step = (epoch + 1) * self.run.plan.steps_per_epoch
-        figures = []
-        for task, metrics in self.run.evaluate(self.validation).metrics.items():
-            for name, value in metrics.items():
-                self.curves.add_scalar(f"validation/{task}_{name}", value, step)
-            figures.append(f"{task} auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f}")
+        evaluation = self.run.evaluate(self.validation)
+        for name, value in evaluation.scalars().items():
+            self.curves.add_scalar(f"validation/{name}", value, step)
+        figures = [
+            f"{task} auc {metrics['auc']:.4f} gauc {metrics['gauc']:.4f}"
+            for task, metrics in evaluation.metrics.items()
+        ]
         self.progress.say(
             f"epoch {epoch + 1}/{self.run.config.num_epochs} · validation {' · '.join(figures)}"
         )

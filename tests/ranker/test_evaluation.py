@@ -87,6 +87,19 @@ def test_each_mode_has_figures_and_the_crossing_ones_are_the_rankers(rows: Rows,
     assert not np.allclose(logits["vector"], logits["crossing"], atol=1e-4)
 
 
+def test_scalars_name_task_mode_and_slice(rows: Rows, make_assembly) -> None:
+    assembly: Assembly = make_assembly("decoder", crossing_layers=1)
+    evaluation = evaluate(assembly.model, assembly.features, rows)
+    vector, crossing = evaluation.modes["vector"], evaluation.modes["crossing"]
+    scalars = evaluation.scalars()
+    assert scalars["watch_gauc"] == vector.tasks["watch"]["gauc"]
+    assert scalars["watch_crossing_gauc"] == crossing.tasks["watch"]["gauc"]
+    expected = crossing.slices["history_length"]["10-49"]["like"]["calibration"]
+    assert scalars["history_length/10-49/like_crossing_calibration"] == expected
+    assert not any(np.isnan(value) for value in scalars.values())
+    assert not any(name.endswith("_candidates") for name in scalars)
+
+
 def test_the_document_is_json_without_nan(rows: Rows, make_assembly) -> None:
     assembly: Assembly = make_assembly("pooled")
     one = rows.take(np.array([0]))
