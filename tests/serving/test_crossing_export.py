@@ -18,6 +18,7 @@ from foundation.errors import DataError
 from ranker.arches.profile_tower import DecoderTower
 from ranker.artifact import LoadedRanker, load_ranker
 from ranker.features.inputs import CandidateInputs, ProfileInputs
+from ranker.state import Mode
 from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract
 from serving.example_requests import example_request
@@ -151,7 +152,8 @@ def test_the_manifest_says_the_mode_and_the_modes_share_all_other_weights(
     ranker_folder: RankerFolder, tmp_path: Path
 ) -> None:
     weights = {}
-    for asked, mode in ((None, "crossing"), ("vector", "vector")):
+    modes: list[tuple[Mode | None, Mode]] = [(None, "crossing"), ("vector", "vector")]
+    for asked, mode in modes:
         parity = export_repository(ExportConfig(ranker_folder("crossing"), tmp_path / mode, 1, mode=asked))
         folder = tmp_path / mode / "marquee" / "1"
         assert check_files(folder)["mode"] == mode
