@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from foundation.raw_values import NO_VALUE
 from foundation.split import TEST, TRAIN, VALIDATION
 from foundation.window import span_rows
 
@@ -104,16 +103,6 @@ class RequestConfig:
             raise ValueError(
                 f"requests.candidates is {self.candidates}; it must be at least positives = {self.positives}"
             )
-
-
-def hide_candidates(requests: Requests, share: float, rng: np.random.Generator) -> Requests:
-    """The same requests, about `share` of their candidates unknown items, labels kept.
-
-    Training on them gives the out-of-vocabulary row its meaning, "some title": without it, an item that the catalogue
-    lacks would be ranked by weights that no label has touched.
-    """
-    hidden = rng.random(len(requests.candidate_id)) < share
-    return requests._replace(candidate_id=np.where(hidden, NO_VALUE, requests.candidate_id))
 
 
 def at_most(number: int, group: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

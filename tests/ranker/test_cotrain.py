@@ -4,34 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from foundation.dataset import load_dataset
-from foundation.errors import DataError
-from foundation.pretrain import pretrain
-from foundation.pretraining import PretrainConfig
 from foundation.release import load_release
-from foundation.split import draw_split
 from foundation.vocabulary import OUT_OF_VOCABULARY
 from ranker.arches.interaction import InteractionConfig
 from ranker.artifact import load_ranker
 from ranker.cotrain import cotrain
 from ranker.evaluate import EvaluateConfig, evaluate_ranker
 from ranker.model import RankerConfig
-from ranker.requests.request import RequestConfig, hide_candidates
-from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.rows.folder import RowFolder
+from ranker.rows.job import RowsConfig, make_rows
+from ranker.training.augmentation import AugmentationConfig
+from ranker.training.cotrain_config import CotrainConfig
+from ranker.training.cotraining import Cotraining
 from ranker.training.losses import LossConfig
 from ranker.training.optim import RankerOptimConfig
 from ranker.training.sharding import process_group
+
+NOTHING_HIDDEN = AugmentationConfig(0.0, 0.0, 0.0, 0.0)
 
 
 @pytest.fixture
@@ -42,18 +41,18 @@ def group():
 
 
 @pytest.fixture
-def config(synthetic_folder: Path, release_folder: Path, tmp_path: Path) -> CotrainConfig:
+def config(rows_folder: Path, release_folder: Path, tmp_path: Path) -> CotrainConfig:
     return CotrainConfig(
-        synthetic_folder,
         release_folder,
         tmp_path / "run",
+        rows=rows_folder,
         epochs=2,
         requests_per_batch=12,
         checkpoint_every=5,
         ranker=RankerConfig(
             embedding_dim=4, interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(16, 8))
         ),
-        requests=RequestConfig(),
+        augmentation=NOTHING_HIDDEN,
     )
 
 
@@ -63,12 +62,13 @@ def with_tower(config: CotrainConfig, tower) -> CotrainConfig:
 
 def steps(run: Cotraining, number: int) -> list[torch.Tensor]:
     """Mean losses of the run's first steps, always on its first batch."""
-    batch = run.batch(run.epoch_requests(0), 0)
+    batch = run.batch(0)
     return [run.train_on(step, batch) for step in range(number)]
 
 
 def start(config: CotrainConfig) -> Cotraining:
-    return Cotraining(config, load_dataset(config.data), load_release(config.release))
+    assert config.rows is not None
+    return Cotraining(config, RowFolder.open(config.rows), load_release(config.release))
 
 
 @pytest.mark.usefixtures("group")
@@ -83,7 +83,7 @@ def test_a_run_writes_a_ranker_that_scores_as_it_says(config, tower) -> None:
     assert document["requests_per_s"] > 0
     assert document["candidates_per_s"] == pytest.approx(20 * document["requests_per_s"])
     found = evaluate_ranker(
-        EvaluateConfig(config.out / "ranker", config.data, dump=config.out / "again.parquet")
+        EvaluateConfig(config.out / "ranker", rows=config.rows, dump=config.out / "again.parquet")
     )["tasks"]
     assert found["watch"] == pytest.approx({name: document[name] for name in found["watch"]}, abs=1e-9)
     dumped = pl.read_parquet(config.out / "test_requests.parquet")
@@ -93,6 +93,7 @@ def test_a_run_writes_a_ranker_that_scores_as_it_says(config, tower) -> None:
     assert loaded.manifest.metrics["watch_gauc"] == document["gauc"]
     assert loaded.manifest.foundation.version == load_release(config.release).manifest.version
     assert list((config.out / "tensorboard").iterdir())
+    assert len(list((config.out / "plots").glob("*.png"))) == 2
 
 
 @pytest.mark.usefixtures("group")
@@ -141,30 +142,31 @@ def test_the_decoder_learns_at_its_share_of_the_rate(config) -> None:
 
 @pytest.mark.usefixtures("group")
 def test_a_step_updates_the_table_rows_that_were_looked_up_and_no_other(config) -> None:
-    run = start(replace(config, hidden_candidates=0.0))
+    run = start(config)
     name = "candidate_tower.sparse.bags.embedding_bags.item_id_table.weight"
     before = run.whole.state_dict()[name].clone()
-    batch = run.batch(run.epoch_requests(0), 0)
+    batch = run.batch(0)
     run.train_on(0, batch)
     assert run.gather()
     changed = (run.whole.state_dict()[name] != before).any(dim=1).nonzero().squeeze(1).tolist()
-    assert set(changed) == set(run.features.candidate_rows(batch.candidate_id).tolist())
+    assert set(changed) == set(batch.inputs.candidates.item_rows.tolist())
 
 
 @pytest.mark.usefixtures("group")
 @pytest.mark.parametrize("tower", ["decoder", "pooled"])
 def test_an_unknown_candidate_is_scored_like_some_title(config, tower) -> None:
     optim = RankerOptimConfig(learning_rate=1e-2, sparse_learning_rate=0.1, warmup_steps=5)
-    run = start(replace(with_tower(config, tower), epochs=8, optim=optim, hidden_candidates=0.1))
+    settings = replace(with_tower(config, tower), epochs=8, optim=optim)
+    run = start(replace(settings, augmentation=replace(NOTHING_HIDDEN, hidden_candidates=0.1)))
     steps(run, 80)
     assert run.gather()
-    batch = run.batch(run.epoch_requests(0), 0)
-    inputs = run.builder.inputs(hide_candidates(batch, 1.0, np.random.default_rng(0)))
-    assert (inputs.candidates.item_rows == OUT_OF_VOCABULARY).all()
+    inputs, targets = run.batch(0)[:2]
+    unknown = torch.full_like(inputs.candidates.item_rows, OUT_OF_VOCABULARY)
+    inputs = inputs._replace(candidates=inputs.candidates._replace(item_rows=unknown), marks=None)
     with torch.no_grad():
         probability = run.whole.eval()(inputs)[:, 0].sigmoid().mean().item()
     # Without hidden candidates in training this is 0.73 and 0.88, above most positives.
-    assert probability == pytest.approx(batch.labels[:, 0].mean(), abs=0.2)
+    assert probability == pytest.approx(targets.labels[:, 0].mean().item(), abs=0.2)
 
 
 @pytest.mark.usefixtures("group")
@@ -174,8 +176,9 @@ def test_the_next_item_loss_reaches_the_decoder_by_itself(config) -> None:
     def moved(weight: float) -> bool:
         run = start(replace(config, loss=LossConfig(next_item_weight=weight)))
         before = {name: value.clone() for name, value in run.whole.state_dict().items()}
-        batch = run.batch(run.epoch_requests(0), 0)
-        means = run.train_on(0, batch._replace(mask=batch.mask & False))
+        batch = run.batch(0)
+        without = batch.targets._replace(mask=batch.targets.mask & False)
+        means = run.train_on(0, batch._replace(targets=without))
         assert means[0] == means[1] == 0.0
         assert means[2] > 1.0
         assert run.gather()
@@ -189,73 +192,39 @@ def test_the_next_item_loss_reaches_the_decoder_by_itself(config) -> None:
 
 
 @pytest.mark.usefixtures("group")
-def test_every_epoch_draws_other_requests_and_as_many(config) -> None:
-    run = start(replace(config, requests=RequestConfig(per_profile=2)))
-    one, again, two = (run.epoch_requests(epoch) for epoch in (0, 0, 1))
-    assert one.history_end.tolist() == again.history_end.tolist() != two.history_end.tolist()
-    assert len(one.profile) == len(two.profile) == run.steps_per_epoch * run.batch_size
+def test_epochs_read_the_draws_in_turn(event_task_folder, release_folder, tmp_path, config) -> None:
+    rows = tmp_path / "rows"
+    make_rows(RowsConfig(event_task_folder, release_folder, rows, draws=2))
+    run = start(replace(config, rows=rows, epochs=3))
+    tokens = [
+        sorted(
+            run.batch(step).inputs.candidates.item_rows.tolist()
+            for step in range(epoch * run.plan.steps_per_epoch, (epoch + 1) * run.plan.steps_per_epoch)
+        )
+        for epoch in range(3)
+    ]
+    assert [run.plan.draw(epoch) for epoch in range(3)] == [0, 1, 0]
+    assert tokens[0] != tokens[1]
 
 
 @pytest.mark.usefixtures("group")
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"seed": 4}, "seed was 0 .* is 4 now"),
-        ({"optim": RankerOptimConfig(decoder_share=1.0)}, "optim.decoder_share was 0.1 .* is 1.0 now"),
-    ],
-)
-def test_other_settings_in_the_same_folder_are_refused(config, change, named) -> None:
-    cotrain(config)
-    with pytest.raises(DataError, match=named):
-        cotrain(replace(config, **change))
+def test_rows_are_made_of_data_first_and_once(config, synthetic_folder) -> None:
+    given = replace(config, epochs=1, data=synthetic_folder, rows=None)
+    cotrain(given)
+    made = config.out / "rows" / "manifest.json"
+    first = made.stat().st_mtime_ns
+    again = replace(config, epochs=1, out=config.out.with_name("again"), rows=config.out / "rows")
+    cotrain(again)
+    cotrain(given)
+    assert made.stat().st_mtime_ns == first
+    weights = [load_file(run.out / "ranker" / "model.safetensors") for run in (given, again)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
-def test_a_release_that_was_trained_on_what_is_held_out_here_is_refused(config, tmp_path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(config.data, other)
-    split = draw_split(load_dataset(other).profile_ids, seed=5)
-    (other / "split.json").write_text(split.to_json(), encoding="utf-8")
-    failed = command(other, config.release, config.out)
-    assert failed.returncode == 2
-    # Another split gives other vocabularies too; whichever differs first is named.
-    assert failed.stderr.startswith("error: ")
-    assert len(failed.stderr.splitlines()) == 1
-    assert not (config.out / "ranker").exists()
-
-
-@pytest.mark.usefixtures("group")
-def test_a_release_whose_manifest_says_it_was_trained_on_more_is_refused(config, tmp_path) -> None:
-    copied = tmp_path / "release"
-    shutil.copytree(config.release, copied)
-    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
-    manifest["trained_on"]["cut"] |= {"training_share": 1.0}
-    (copied / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    with pytest.raises(DataError, match=r"trained_on\.cut\.training_share is 1\.0"):
-        cotrain(replace(config, release=copied))
-
-
-@pytest.mark.usefixtures("group")
-def test_a_release_trained_on_events_of_every_profile_is_refused(config, tmp_path) -> None:
-    trained = pretrain(PretrainConfig(config.data, tmp_path / "last", "last", epochs=1))
-    with pytest.raises(DataError, match=r"trained_on\.cut\.protocol is 'last'"):
-        cotrain(replace(config, release=Path(trained["release"])))
-
-
-def test_a_release_of_another_schema_is_refused_in_one_line(config, tmp_path) -> None:
-    other = tmp_path / "other"
-    shutil.copytree(config.data, other)
-    schema = (other / "schema.toml").read_text(encoding="utf-8")
-    (other / "schema.toml").write_text(
-        schema.replace("max_values = 3", "max_values = 2", 1), encoding="utf-8"
+def test_the_command_says_how_far_it_is_and_ends_in_json(config, synthetic_folder) -> None:
+    done = command(
+        synthetic_folder, config.release, config.out, "--epochs", "1", "--requests-per-batch", "16"
     )
-    failed = command(other, config.release, config.out)
-    assert failed.returncode == 2
-    assert len(failed.stderr.splitlines()) == 1
-    assert "schema.toml: item_features differs from the release's" in failed.stderr
-
-
-def test_the_command_says_how_far_it_is_and_ends_in_json(config) -> None:
-    done = command(config.data, config.release, config.out, "--epochs", "1", "--requests-per-batch", "16")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["epochs"] == 1
     for word in ("requests/s", "candidates/s", "loss", "epoch 1/1", "gauc"):
@@ -273,28 +242,3 @@ def command(data: Path, release: Path, out: Path, *options: str) -> subprocess.C
         timeout=120,
         check=False,
     )
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"epochs": 0}, "epochs is 0; it must be at least 1"),
-        ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"requests_per_batch": 0}, "requests_per_batch is 0"),
-    ],
-)
-def test_settings_out_of_range_are_named(config, change, named) -> None:
-    with pytest.raises(ValueError, match=named):
-        replace(config, **change)
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"learning_rate": 0.0}, "optim.learning_rate is 0.0; it must be above 0"),
-        ({"decoder_share": -0.1}, "optim.decoder_share is -0.1"),
-    ],
-)
-def test_rates_out_of_range_are_named(change, named) -> None:
-    with pytest.raises(ValueError, match=named):
-        RankerOptimConfig(**change)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ from ranker.rows.inputs import model_inputs
 from ranker.rows.making import RowMaker
 from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
-from ranker.training.batches import BATCHES_PER_WINDOW, batch_order, rank_share
 from ranker.training.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
 from ranker.training.sharding import process_group
 from ranker.training.targets import targets
@@ -55,33 +53,6 @@ def test_each_loss_is_divided_by_its_own_count_and_weighted() -> None:
     loss.to_backpropagate.backward()
     assert sums.grad is not None
     torch.testing.assert_close(sums.grad, torch.tensor([1 / 3, 1 / 2, 0.5]))
-
-
-@given(st.integers(1, 50), st.integers(1, 6))
-def test_ranks_share_a_batch_out_evenly_and_whole(num_requests, world_size) -> None:
-    shares = [range(num_requests)[rank_share(rank, world_size)] for rank in range(world_size)]
-    assert sorted(request for share in shares for request in share) == list(range(num_requests))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-
-
-@given(st.lists(st.integers(0, 200), min_size=1, max_size=300), st.integers(1, 20), st.integers(0, 5))
-def test_an_epoch_holds_each_request_once_and_batches_like_lengths(lengths, per_batch, seed) -> None:
-    lengths, per_batch = np.array(lengths), min(per_batch, len(lengths))
-    order = batch_order(lengths, per_batch, np.random.default_rng(seed))
-    assert len(order) == len(set(order.tolist())) == len(lengths) // per_batch * per_batch
-    # Within a window of batches, their ranges of lengths meet at their ends at most.
-    for first in range(0, len(order), BATCHES_PER_WINDOW * per_batch):
-        window = lengths[order[first : first + BATCHES_PER_WINDOW * per_batch]].reshape(-1, per_batch)
-        ends = sorted((batch.min(), batch.max()) for batch in window)
-        assert all(one[1] <= other[0] for one, other in pairwise(ends))
-
-
-def test_batches_come_in_no_order_of_length() -> None:
-    lengths = np.arange(6_400)
-    order = batch_order(lengths, 64, np.random.default_rng(0))
-    longest = lengths[order].reshape(-1, 64).max(axis=1)
-    rises = (np.diff(longest) > 0).mean()
-    assert 0.3 < rises < 0.7
 
 
 @pytest.fixture

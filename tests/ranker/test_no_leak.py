@@ -24,8 +24,11 @@ from ranker.requests.from_events import EventRequests
 from ranker.requests.negatives import training_popularity
 from ranker.requests.request import RequestConfig, Requests
 from ranker.requests.source import RequestSource
+from ranker.rows import job
+from ranker.rows.folder import RowFolder
 from ranker.schema import load_tasks
-from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.training.cotrain_config import CotrainConfig
+from ranker.training.cotraining import Cotraining
 from ranker.training.sharding import process_group
 
 SEEDS = range(5)
@@ -127,28 +130,33 @@ def test_training_requests_do_not_know_what_held_out_profiles_did(event_task_fol
 
 
 def test_a_trained_ranker_is_the_same_to_the_bit_whatever_held_out_profiles_did(
-    event_task_folder: Path, release_folder: Path, tmp_path: Path
+    event_task_folder: Path, release_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = load_dataset(event_task_folder)
-    roles = np.repeat(profile_roles(dataset), np.diff(dataset.offsets))
-    config = CotrainConfig(
-        event_task_folder,
-        release_folder,
-        tmp_path,
-        requests_per_batch=12,
-        ranker=RankerConfig(interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(8,))),
-    )
+    num_events = np.diff(dataset.offsets)
+    roles = np.repeat(profile_roles(dataset), num_events)
+    behind = np.concatenate([np.arange(n) >= training_cut(n) for n in num_events])
     states = []
-    for data in (
+    worlds = (
         dataset,
         with_other_events(dataset, roles != TRAIN),
-        with_other_events(dataset, roles == TRAIN),
-    ):
+        with_other_events(dataset, (roles == TRAIN) & behind),
+    )
+    for number, world in enumerate(worlds):
+        monkeypatch.setattr(job, "load_dataset", lambda _, world=world: world)
+        rows = tmp_path / f"rows-{number}"
+        job.make_rows(job.RowsConfig(event_task_folder, release_folder, rows, draws=1))
+        config = CotrainConfig(
+            release_folder,
+            tmp_path / str(number),
+            rows=rows,
+            requests_per_batch=12,
+            ranker=RankerConfig(interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(8,))),
+        )
         with process_group():
-            run = Cotraining(config, data, load_release(release_folder))
-            requests = run.epoch_requests(0)
+            run = Cotraining(config, RowFolder.open(rows), load_release(release_folder))
             for step in range(3):
-                run.train_on(step, run.batch(requests, step))
+                run.train_on(step, run.batch(step))
             assert run.gather()
             states.append(run.whole.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

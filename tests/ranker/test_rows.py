@@ -1,21 +1,17 @@
-"""Request rows give the model what the same requests give it in raw values."""
+"""Request rows can be taken apart and put together."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-import torch
 
 from foundation.dataset import Dataset
-from ranker.features.builder import FeatureBuilder
 from ranker.requests.request import RequestConfig, Requests
 from ranker.requests.source import build_requests
-from ranker.rows.inputs import model_inputs
 from ranker.rows.making import RowMaker
 from ranker.rows.rows import Rows, join
 from ranker.schema import load_tasks
-from ranker.training.batches import BatchBuilder
 
 
 def _requests(dataset: Dataset) -> Requests:
@@ -31,16 +27,6 @@ def _same(one: object, other: object) -> bool:
         return all(_same(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(one, np.ndarray)
     return np.array_equal(one, other)  # type: ignore[arg-type]
-
-
-def test_rows_give_the_inputs_of_their_requests(synthetic_dataset, make_assembly) -> None:
-    features: FeatureBuilder = make_assembly("decoder").features
-    requests = _requests(synthetic_dataset)
-    expected = BatchBuilder(synthetic_dataset, features).inputs(requests)
-    found = model_inputs(features, RowMaker(synthetic_dataset, features).rows(requests))
-    for half, other in zip(found, expected, strict=True):
-        for one, two in zip(half, other, strict=True):
-            assert torch.equal(one, two)
 
 
 def test_taken_and_joined_rows_are_those_of_taken_requests(synthetic_dataset, make_assembly) -> None:

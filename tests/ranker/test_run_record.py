@@ -10,35 +10,38 @@ import polars as pl
 import pytest
 import torch.distributed as dist
 
-from foundation.dataset import load_dataset
 from foundation.errors import DataError
 from foundation.release import load_release
 from ranker.arches.interaction import InteractionConfig
 from ranker.cotrain import cotrain
 from ranker.model import RankerConfig
 from ranker.requests.request import RequestConfig
-from ranker.training.cotraining import CotrainConfig, Cotraining
+from ranker.rows.folder import RowFolder
+from ranker.rows.job import RowsConfig, make_rows
+from ranker.training.cotrain_config import CotrainConfig
+from ranker.training.cotraining import Cotraining
 from ranker.training.sharding import process_group
 
 
 def short_run(data: Path, release: Path, out: Path) -> CotrainConfig:
     interaction = InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(8,))
     return CotrainConfig(
-        data,
         release,
         out,
+        data=data,
         epochs=1,
+        draws=1,
         ranker=RankerConfig("pooled", embedding_dim=4, interaction=interaction),
         requests=RequestConfig(per_profile=1),
     )
 
 
-def refusal(config: CotrainConfig) -> str:
-    """What a second start says, in one line."""
+def refusal(config: CotrainConfig, file: str) -> str:
+    """What a second start says of a file in its folder, in one line."""
     with pytest.raises(DataError) as raised:
         cotrain(config)
     message = str(raised.value)
-    assert message.startswith(str(config.out / "run.json"))
+    assert message.startswith(str(config.out / file))
     assert "\n" not in message
     return message
 
@@ -57,7 +60,7 @@ def test_a_changed_task_is_refused(data, release_folder, tmp_path) -> None:
         schema = data / "schema.toml"
         text = schema.read_text(encoding="utf-8")
         schema.write_text(text.replace("at_least = 1800", "at_least = 3600"), encoding="utf-8")
-        assert "tasks.2.at_least was 1800.0 when this run started and is 3600.0 now" in refusal(config)
+        assert "rows are there already, made with tasks = " in refusal(config, "rows/manifest.json")
         schema.write_text(text, encoding="utf-8")
         cotrain(config)
 
@@ -68,20 +71,38 @@ def test_changed_or_missing_logged_requests_are_refused(data, release_folder, tm
     table = pl.read_parquet(logged)
     with process_group():
         logged.unlink()
-        with pytest.raises(DataError, match=r"requests\.parquet: not found"):
+        with pytest.raises(DataError, match=r"requests\.parquet"):
             cotrain(config)
         table.write_parquet(logged)
         cotrain(config)
         table.with_columns(pl.col("label_watch").list.eval(1 - pl.element())).write_parquet(logged)
-        assert "requests.parquet was" in refusal(config)
+        assert "rows are there already, made with logs = " in refusal(config, "rows/manifest.json")
+
+
+def test_other_rows_in_a_runs_folder_are_refused(event_task_folder, release_folder, tmp_path) -> None:
+    """Rows that differ by the label of a task: the task is named."""
+    config = short_run(event_task_folder, release_folder, tmp_path / "run")
+    data = Path(shutil.copytree(event_task_folder, tmp_path / "data"))
+    folders = [tmp_path / "rows", tmp_path / "others"]
+    make_rows(RowsConfig(data, release_folder, folders[0], draws=1))
+    schema = data / "schema.toml"
+    text = schema.read_text(encoding="utf-8")
+    schema.write_text(text.replace("at_least = 1800", "at_least = 3600"), encoding="utf-8")
+    make_rows(RowsConfig(data, release_folder, folders[1], draws=1))
+    with process_group():
+        cotrain(replace(config, data=None, rows=folders[0]))
+        said = refusal(replace(config, data=None, rows=folders[1]), "run.json")
+    assert " was " in said
 
 
 def test_fewer_requests_in_a_batch_than_processes_are_refused(
-    event_task_folder, release_folder, tmp_path, monkeypatch
+    rows_folder, release_folder, tmp_path, monkeypatch
 ) -> None:
-    config = replace(short_run(event_task_folder, release_folder, tmp_path), requests_per_batch=2)
+    config = replace(
+        short_run(rows_folder, release_folder, tmp_path), data=None, rows=rows_folder, requests_per_batch=2
+    )
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     with pytest.raises(
         DataError, match="requests_per_batch is 2; it must be at least the number of processes, 3"
     ):
-        Cotraining(config, load_dataset(event_task_folder), load_release(release_folder))
+        Cotraining(config, RowFolder.open(rows_folder), load_release(release_folder))
