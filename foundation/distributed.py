@@ -7,15 +7,22 @@ to is the same however many processes share them.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from foundation.errors import DataError
+
+# How long processes wait for rank 0 to start, and for an answer where it said that its store is.
+START_TIMEOUT = timedelta(minutes=10)
+STORE_TIMEOUT = timedelta(seconds=1)
+_STORE_PORT = "marquee/store_port"
 
 
 @contextmanager
@@ -25,7 +32,10 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
     Args:
         alone: without torchrun, make a group of one (TorchRec needs one) instead of none.
     """
-    if "RANK" in os.environ:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        here, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group("gloo", store=_store_of_this_start(), rank=here, world_size=processes)
+    elif "RANK" in os.environ:
         dist.init_process_group("gloo")
     elif alone:
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
@@ -38,6 +48,37 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
         barrier()
     finally:
         dist.destroy_process_group()
+
+
+def _store_of_this_start() -> TCPStore:
+    """A store that knows nothing of an earlier start of these processes, kept by the process of rank 0.
+
+    torchrun's own (torch 2.13) lives on when it starts killed processes again, and then tells them where the
+    killed ones listened; it serves here to say on which port the new store is.
+
+    Raises:
+        RuntimeError: rank 0 didn't come within `START_TIMEOUT`.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    told = TCPStore(host, port, is_master=False, timeout=START_TIMEOUT)
+    if os.environ["RANK"] == "0":
+        store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        told.set(_STORE_PORT, str(store.port))
+        return store
+    until_s = time.monotonic() + START_TIMEOUT.total_seconds()
+    while True:
+        try:
+            return TCPStore(
+                host,
+                int(told.get(_STORE_PORT)),
+                is_master=False,
+                timeout=STORE_TIMEOUT,
+                wait_for_workers=False,
+            )
+        except dist.DistNetworkError:
+            # Still the port of an earlier start, where nobody listens any more.
+            if time.monotonic() > until_s:
+                raise
 
 
 def has_group() -> bool:

@@ -6,7 +6,6 @@ Adagrad; everything else is replicated, its gradients averaged.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -15,11 +14,11 @@ import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import Tensor, nn
-from torch._C._distributed_c10d import HashStore
 from torch.distributed._shard.sharded_tensor.api import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ModuleSharder
 
+from foundation import distributed
 from foundation.library_notices import library_notices_off
 from ranker.training.row_wise import BagSharder, exchange_row_sums
 from ranker.training.table_plan import ShardingConfig, table_plan
@@ -34,22 +33,8 @@ def process_group() -> Iterator[tuple[int, int]]:
     What TorchRec 1.8.0 and torch 2.13 say of each other meanwhile is hidden: nothing that a user could act
     on.
     """
-    with library_notices_off(), _group():
-        yield dist.get_rank(), dist.get_world_size()
-
-
-@contextmanager
-def _group() -> Iterator[None]:
-    if "RANK" in os.environ:
-        dist.init_process_group("gloo")
-    else:
-        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    try:
-        yield
-        # Nobody leaves while another rank may still be sending.
-        dist.barrier()
-    finally:
-        dist.destroy_process_group()
+    with library_notices_off(), distributed.process_group(alone=True) as group:
+        yield group
 
 
 def shard(
