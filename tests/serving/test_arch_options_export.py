@@ -20,19 +20,19 @@ from foundation.release import load_release
 from ranker.arches.interaction import InteractionConfig
 from ranker.arches.taps import ProfileConfig
 from ranker.artifact import LoadedRanker, TrainedRanker, load_ranker, save_ranker
-from ranker.assembly import assemble_on, data_features
+from ranker.assembly import assemble_on, row_features
 from ranker.features.candidate_features import CandidateFeature, known_features
 from ranker.model import RankerConfig
 from ranker.schema import load_tasks
 from serving.example_requests import example_request, with_odd_candidates
 from serving.fuse import fuse
+from serving.model_folder import CANDIDATE_PROGRAM
 from serving.parity import TOLERANCE, Arrays, Rank, difference, split_rank, unsplit_rank
-from serving.programs import export_program
 from serving.rank_request import wire_arrays
 from serving.repository import ExportConfig, export_repository
 from serving.served_ranker import ServedRanker
-from serving.split import candidate_shapes, split
-from serving.wire import contract_of, model_inputs
+from serving.split import split
+from serving.wire import contract_of
 
 INTERACTION = InteractionConfig(
     3, 20, (24, 12), cross_layers=2, cross_width=6, cross_rank=3, head_widths=(8,)
@@ -42,13 +42,8 @@ CONFIGS = {
     "taps of the last token, cross network": RankerConfig(
         "decoder", 4, 8, interaction=INTERACTION, profile=ProfileConfig((2, 1))
     ),
-    "mixed taps, heads, dense": RankerConfig(
-        "decoder",
-        4,
-        8,
-        interaction=InteractionConfig(3, 20, (24, 12), head_widths=(8,)),
-        dense_widths=(6, 5),
-        profile=MIXED,
+    "crossing, all options": RankerConfig(
+        "decoder", 4, 8, 5, INTERACTION, crossing_layers=1, dense_widths=(6,), profile=MIXED
     ),
     "pooled, cross network, dense": RankerConfig("pooled", 4, 8, 5, INTERACTION, dense_widths=(6,)),
 }
@@ -90,20 +85,19 @@ def forms(
         requests = [with_odd_candidates(example_request(loaded.features, *size, rng)) for size in sizes]
         return wire_arrays(contract, requests)
 
+    served = folder / "repository" / "marquee" / "1"
     ranks = {
         "unsplit": unsplit_rank(loaded.model, loaded.features, contract),
         "split": split_rank(halves, loaded.features, contract),
-        "exported": ServedRanker(folder / "repository" / "marquee" / "1").rank,
+        "exported": ServedRanker(served).rank,
     }
-    inputs, candidates = model_inputs(contract, loaded.features, call([(3, 4), (0, 2), (5, 3)], 0))
-    program = export_program(halves.candidate, (halves.profile(*inputs), *candidates), candidate_shapes())
-    return Forms(loaded, call, ranks, program)
+    return Forms(loaded, call, ranks, torch.export.load(served / CANDIDATE_PROGRAM))
 
 
 def _write(config: RankerConfig, folder: Path, ranker_folder, synthetic_folder, dataset) -> None:
     release = load_release(ranker_folder("decoder").with_name("decoder_release"))
     tasks = load_tasks(synthetic_folder / "schema.toml")
-    data = data_features(dataset, release, known_features(DECLARED, SEEN))
+    data = row_features(dataset, release, known_features(DECLARED, SEEN))
     torch.manual_seed(0)
     assembly = assemble_on(config, data, release, [task.name for task in tasks])
     with torch.no_grad():
@@ -148,9 +142,9 @@ def test_no_tensor_of_the_candidate_graph_spreads_the_profile(forms: Forms) -> N
         value for value in tensors if per_candidate <= set(itertools.chain(*map(_symbols, value.shape)))
     ]
     assert len(of_candidates) >= 5
-    # Of three dimensions there are bags of candidate features alone, [C, 1, 4]: no dot product's queries, [C, K, E].
-    assert not [value.shape for value in of_candidates if width in value.shape or 20 in value.shape[1:-1]]
-    assert {tuple(value.shape[1:]) for value in of_candidates if value.dim() > 2} <= {(1, 4), (1, 1)}
+    assert not [value.shape for value in of_candidates if width in value.shape]
+    queries = (forms.loaded.model.interaction.num_dots, forms.loaded.model.interaction.dot_width)
+    assert not [value.shape for value in of_candidates if tuple(value.shape[1:]) == queries]
 
 
 def _symbols(size: int | torch.SymInt) -> set[object]:
