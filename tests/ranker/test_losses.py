@@ -10,6 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from foundation.objectives.heads import build_heads
+from foundation.vocabulary import FIRST_KNOWN
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
 from ranker.rows.inputs import model_inputs
@@ -18,7 +20,7 @@ from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
 from ranker.training.losses import LossConfig, LossSums, RankerWithLoss, global_loss, task_losses
 from ranker.training.sharding import process_group
-from ranker.training.targets import targets
+from ranker.training.targets import HeadLabels, targets
 
 
 @given(st.lists(st.tuples(st.floats(-8, 8), st.booleans(), st.booleans()), max_size=20))
@@ -104,11 +106,78 @@ def test_each_newest_token_is_to_predict_the_event_that_follows_it(make_assembly
     assert torch.equal(read[1:][follows], told.next_item[:-1][follows])
 
 
+def test_labels_of_heads_are_of_the_event_that_follows(make_assembly, make_rows, release) -> None:
+    features = make_assembly("decoder").features
+    rows = make_rows(features)
+    heads = build_heads(["duration", "next.gap"], features.tokenizer, 16)
+    assert heads is not None
+    feature_rows = release.model.item_tower.feature_rows.numpy()
+    read = HeadLabels(heads.labels, features.tokenizer, feature_rows)
+    few, all_of_them = targets(rows, 3, None, read).heads, targets(rows, 99, None, read).heads
+    assert few is not None
+    assert all_of_them is not None
+    told, whole = targets(rows, 3), targets(rows, 99)
+    # Which of all tokens the newest are: each is told the same, however many are asked for.
+    place = torch.searchsorted(whole.tokens, told.tokens)
+    assert all(torch.equal(few[name], all_of_them[name][place]) for name in few)
+    duration = heads.labels[0]
+    of_next = rows.next_event.outcome_side[:, duration.columns[0]] - duration.first_row
+    newest = torch.searchsorted(told.tokens, model_inputs(features, rows).profile.last_index)
+    assert few["duration"][newest, 0].tolist() == np.where(of_next >= 0, of_next, -1).tolist()
+    assert (few["next.gap"][newest] == -1).all(), "nothing is known behind the next event"
+
+
+def test_multi_token_targets_end_with_the_first_event_behind_the_request(make_assembly, make_rows) -> None:
+    features = make_assembly("decoder").features
+    rows = make_rows(features)
+    loss = LossConfig(multi_token_horizon=2, multi_token_half_life_s=1e6)
+    told = targets(rows, 4, loss.multi_token)
+    assert told.pairs is not None
+    expected = []
+    ends = np.cumsum(np.minimum(rows.history_lengths + 1, 4))
+    for place, item in enumerate(told.next_item.tolist()):
+        expected += [(place, item)] * (item >= FIRST_KNOWN)
+        following = int(told.next_item[place + 1]) if place + 1 not in ends else 0
+        expected += [(place, following)] * (following >= FIRST_KNOWN)
+    assert list(zip(told.pairs.token.tolist(), told.pairs.item.tolist(), strict=True)) == expected
+    assert told.pairs.weight.max() == 1.0
+    assert told.pairs.weight.min() < 1.0
+
+
+def test_a_horizon_of_one_is_the_next_item(make_assembly, make_rows) -> None:
+    assembly = make_assembly("decoder")
+    rows = make_rows(assembly.features)
+    model, inputs = RankerWithLoss(assembly.model, LossConfig()), model_inputs(assembly.features, rows)
+    one = model(inputs, targets(rows, 4, LossConfig(multi_token_horizon=1).multi_token))
+    two = model(inputs, targets(rows, 4, LossConfig(multi_token_horizon=2).multi_token))
+    next_item = model(inputs, targets(rows, 4))
+    torch.testing.assert_close(one.sums, next_item.sums)
+    assert torch.equal(one.counts, next_item.counts)
+    assert two.sums[2] > 1.5 * next_item.sums[2]
+
+
+def test_both_modes_have_a_loss_for_each_task(make_assembly, make_rows) -> None:
+    assembly = make_assembly("decoder", crossing_layers=1)
+    rows = make_rows(assembly.features)
+    model, inputs = RankerWithLoss(assembly.model, LossConfig()), model_inputs(assembly.features, rows)
+    told = targets(rows, 4)
+    assert model.names == ("watch", "like", "watch_crossing", "like_crossing", "next_item")
+    assert model.weights == (1.0, 1.0, 1.0, 1.0, 0.1)
+    found = model(inputs, told)
+    for mode, logits in zip((slice(0, 2), slice(2, 4)), assembly.model.both_logits(inputs), strict=True):
+        assert logits is not None
+        sums, counts = task_losses(logits, told.labels, told.mask)
+        torch.testing.assert_close(found.sums[mode], sums)
+        assert torch.equal(found.counts[mode], counts)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"next_item_weight": -1.0}, "next_item_weight is -1.0"),
         ({"tokens_per_request": 0}, "tokens_per_request"),
+        ({"multi_token_horizon": -1}, "multi_token_horizon is -1; it must be at least 0"),
+        ({"head_weight": -0.1}, "head_weight is -0.1"),
     ],
 )
 def test_settings_out_of_range_are_named(change, named) -> None:
