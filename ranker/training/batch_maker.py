@@ -73,5 +73,4 @@ class BatchMaker:
         rows, marks = join([rows for rows, _ in parts]), join_marks([marks for _, marks in parts])
         told = targets(rows, self.loss.tokens_per_request, self.loss.multi_token, self.labels_of_heads)
         inputs = model_inputs(self.features, rows)._replace(marks=marks)
-        inputs = model_inputs(self.features, rows)._replace(marks=marks)
         return Batch(inputs, told, len(rows), len(rows.item_rows), share.skipped)
