@@ -29,7 +29,8 @@ class EventIndex:
         self.dataset = dataset
         self.owner = np.repeat(np.arange(dataset.num_profiles), num_events)
         # Times by their rank, so that (owner, time) is one number whatever the times are.
-        self._times = np.unique(np.concatenate((events.timestamp, events.over_at)))
+        merged = () if events.last_action is None else (events.last_action,)
+        self._times = np.unique(np.concatenate((events.timestamp, *merged)))
         self._stride = len(self._times) + 1
         self._over = self.owner * self._stride + self.num_before(events.over_at)
         self._order = np.argsort(dataset.profile_ids, kind="stable")

@@ -25,7 +25,6 @@ from ranker.requests.bad_rows import BadRows, Policy, RowFilter, StopError
 from ranker.requests.candidate_values import candidate_values
 from ranker.requests.event_index import UNKNOWN, EventIndex, WindowLabels
 from ranker.requests.request import Requests, Which, join_requests
-from ranker.requests.shards import FILE as FILE
 from ranker.requests.shards import RowGroup, open_shard, read_batches, request_files
 from ranker.schema import Task, load_candidate_features
 
@@ -159,6 +158,8 @@ class LoggedRequests:
                     rows.drop_infinite(task.column)
         for feature in self.features:
             rows.drop_uneven(feature.column, CANDIDATES, "values")
+            if feature.is_number:
+                rows.drop_infinite(feature.column)
         profile = self.index.profile_rows(Table.of_frame(rows.where, rows.frame).ids(names.profile_id))
         kept = rows.drop(
             profile == UNKNOWN,
