@@ -82,7 +82,7 @@ class HuggingFaceDecoder(ForeignDecoder):
         visible = torch.cat(
             (
                 before[:, None].expand(-1, num_branches, -1),
-                itself.expand(len(lengths_B), -1, -1),
+                itself.expand(tokens_BND.shape[0], -1, -1),
             ),
             dim=2,
         )
