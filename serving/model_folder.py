@@ -5,7 +5,7 @@ schema.json, vocab.json, features.json [, recent_items.safetensors]   (`ranker.f
 profile.pt2, profile.safetensors, candidate.pt2, candidate.safetensors   (`serving.programs`)
 sample_request.json, sample_answer.json   a request as the client reads it, and the right answer
 model.py             what Triton Server's Python backend runs
-manifest.json        hash of every other file, origin, parity, kernels
+manifest.json        hash of every other file, mode, origin, parity, kernels
 """
 
 from __future__ import annotations
