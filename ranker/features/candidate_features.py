@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.errors import DataError
 from foundation.raw_values import NO_NUMBER, NO_VALUE
 from foundation.schema import Feature
-from foundation.vocabulary import Lookup, NumericBuckets, Vocabulary, build_lookup
+from foundation.vocabulary import OUT_OF_VOCABULARY, Lookup, NumericBuckets, Vocabulary, build_lookup
 from ranker.features.columns import SparseField
 from ranker.features.item_features import mean_and_deviation, scale
 
@@ -186,6 +187,8 @@ def known_features(
 
     Raises:
         ValueError: values of a feature are missing.
+        DataError: a feature is fixed in serving at a category that no training request has: its embedding would be one
+            that training never touches.
     """
     known = []
     for feature in declared:
@@ -195,9 +198,21 @@ def known_features(
         column = Feature(
             feature.name, feature.kind, feature.column, feature.vocabulary_size, feature.boundaries
         )
+        lookup = build_lookup(column, raw)
+        if len(raw) and feature.training_only:
+            _check_served(feature, lookup)
         scaled = mean_and_deviation(raw) if feature.is_number else (0.0, 1.0)
-        known.append(KnownFeature(feature, build_lookup(column, raw), *scaled))
+        known.append(KnownFeature(feature, lookup, *scaled))
     return CandidateFeatures(tuple(known))
+
+
+def _check_served(feature: CandidateFeature, lookup: Lookup) -> None:
+    fixed = feature.repeated(feature.serving_value, 1)
+    if lookup.lookup(fixed)[0] == OUT_OF_VOCABULARY:
+        raise DataError(
+            f"schema.toml: [[candidate_feature]] {feature.name!r}: at_serving = {feature.at_serving}: is not among the"
+            f" values that training requests have in column {feature.column!r}; choose one of them, or leave it out"
+        )
 
 
 def _values(feature: CandidateFeature, raw: Mapping[str, NDArray], num_candidates: int) -> NDArray:

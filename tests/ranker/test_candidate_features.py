@@ -213,6 +213,16 @@ def test_training_reads_a_position_and_serving_does_not_ask_for_it() -> None:
     assert known.asked_for == ()
 
 
+def test_serving_is_not_fixed_at_what_training_never_saw() -> None:
+    with pytest.raises(DataError, match="'position': at_serving = 0: is not among the values"):
+        known_features((POSITION,), {"position": np.arange(1, 4)})
+    no_value = CandidateFeature("position", "categorical", "positions", training_only=True)
+    assert (
+        known_features((no_value,), {"position": np.arange(1, 4)}).look_up({}, 2).sparse.tolist()
+        == [[-1]] * 2
+    )
+
+
 def test_a_request_that_says_nothing_has_no_values() -> None:
     known = known_features(
         (SCORE, ROW, POSITION), {"retrieval": np.ones(2), "row": np.arange(2), "position": np.arange(2)}
