@@ -24,7 +24,7 @@ from ranker.evaluation.figures import Figures, Predictions, figures, without_nan
 from ranker.evaluation.metrics import grouped_auc
 from ranker.evaluation.slices import candidate_slices
 from ranker.features.builder import FeatureBuilder
-from ranker.model import Ranker
+from ranker.model import BothLogits, Ranker
 from ranker.rows.inputs import model_inputs
 from ranker.rows.rows import Rows
 from ranker.state import Mode
@@ -84,33 +84,49 @@ class Evaluation(NamedTuple):
         return without_nan({**list(modes.values())[-1], "modes": modes})  # type: ignore[return-value]
 
 
-@torch.no_grad()
-def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> dict[Mode, NDArray[np.float32]]:
-    """Logits `[C, N]` of the candidates of all requests by mode, as serving would give them.
+class Scores(NamedTuple):
+    """Logits `[C, N]` by mode."""
 
-    What is for training only has its value in serving; the model is in evaluation mode meanwhile.
-    """
+    served: dict[Mode, NDArray[np.float32]]
+    """With what is for training only at its value in serving."""
+    shown: dict[Mode, NDArray[np.float32]]
+    """With that as it was; where there is no such feature, the same arrays."""
+
+
+@torch.no_grad()
+def score(model: Ranker, features: FeatureBuilder, rows: Rows) -> Scores:
+    """Logits of the candidates of all requests; the model is in evaluation mode meanwhile."""
     was_training = model.training
-    rows = replace(rows, candidates=features.config.candidates.as_served(rows.candidates))
     model.eval()
     # Requests of like length share a batch, which keeps padding low; a logit doesn't depend on its batch.
     order = np.argsort(rows.history_lengths, kind="stable")
     item_vectors = model.item_vectors()
-    shape = (len(rows.item_rows), len(model.tasks))
-    logits: dict[Mode, NDArray[np.float32]] = {
-        mode: np.empty(shape, dtype=np.float32) for mode in modes_of(model)
-    }
+    declared = features.config.candidates
+    served = _empty(model, rows)
+    shown = _empty(model, rows) if declared.asked_for != declared.known else served
     offsets = rows.candidate_offsets
     for first in range(0, len(order), REQUESTS_PER_BATCH):
         batch = order[first : first + REQUESTS_PER_BATCH]
-        inputs = model_inputs(features, rows.take(batch))
-        state = model.encode_profile(inputs.profile, item_vectors)
+        some = rows.take(batch)
         places = span_rows(offsets[batch], offsets[batch + 1]).rows
-        found = model.score_both(state, inputs.candidates, item_vectors)
-        for mode, all_logits in logits.items():
-            all_logits[places] = getattr(found, mode).numpy()
+        inputs = model_inputs(features, replace(some, candidates=declared.as_served(some.candidates)))
+        state = model.encode_profile(inputs.profile, item_vectors)
+        _put(served, places, model.score_both(state, inputs.candidates, item_vectors))
+        if shown is not served:
+            candidates = model_inputs(features, some).candidates
+            _put(shown, places, model.score_both(state, candidates, item_vectors))
     model.train(was_training)
-    return logits
+    return Scores(served, shown)
+
+
+def _empty(model: Ranker, rows: Rows) -> dict[Mode, NDArray[np.float32]]:
+    shape = (len(rows.item_rows), len(model.tasks))
+    return {mode: np.empty(shape, dtype=np.float32) for mode in modes_of(model)}
+
+
+def _put(logits: dict[Mode, NDArray[np.float32]], places: NDArray[np.int64], found: BothLogits) -> None:
+    for mode, all_logits in logits.items():
+        all_logits[places] = getattr(found, mode).numpy()
 
 
 def modes_of(model: Ranker) -> tuple[Mode, ...]:
@@ -130,15 +146,14 @@ def evaluate(
         log_rates: of each task, see `TrainedRanker`; none given: 0 each.
     """
     with library_notices_off():
-        by_mode = score(model, features, rows)
+        scores = score(model, features, rows)
     slices = candidate_slices(rows, features.tokenizer)
     rates = tuple(log_rates) or (0.0,) * len(model.tasks)
     modes, labelled = {}, {}
-    for mode, logits in by_mode.items():
+    for mode in scores.served:
         found = ModeFigures({}, {slicing: {name: {} for name in parts} for slicing, parts in slices.items()})
-        for task, predictions, mask in zip(
-            model.tasks, _predictions(logits, rows, rates), rows.mask.T, strict=True
-        ):
+        of_mode = _predictions(scores.served[mode], scores.shown[mode], rows, rates)
+        for task, predictions, mask in zip(model.tasks, of_mode, rows.mask.T, strict=True):
             labelled[task] = predictions.only(mask)
             found.tasks[task] = figures(labelled[task])
             for slicing, parts in slices.items():
@@ -147,15 +162,20 @@ def evaluate(
         modes[mode] = found
     return Evaluation(
         modes,
-        {task: grouped_auc(*each[:3]) for task, each in labelled.items()},
+        {task: grouped_auc(each.logits, each.labels, each.offsets) for task, each in labelled.items()},
         {task: calibration_curve(each.probs, each.labels, each.log_rate) for task, each in labelled.items()},
     )
 
 
-def _predictions(logits: NDArray[np.float32], rows: Rows, log_rates: Sequence[float]) -> list[Predictions]:
+def _predictions(
+    served: NDArray[np.float32], shown: NDArray[np.float32], rows: Rows, log_rates: Sequence[float]
+) -> list[Predictions]:
     """Of each task, all candidates."""
-    columns = zip(logits.T.astype(np.float64), rows.labels.T, log_rates, strict=True)
-    return [Predictions(mine, labels, rows.candidate_offsets, rate) for mine, labels, rate in columns]
+    logits = (served.T.astype(np.float64), shown.T.astype(np.float64))
+    return [
+        Predictions(labels=labels, offsets=rows.candidate_offsets, logits=mine, shown=as_shown, log_rate=rate)
+        for mine, as_shown, labels, rate in zip(*logits, rows.labels.T, log_rates, strict=True)
+    ]
 
 
 def write_request_auc(path: Path, rows: Rows, evaluation: Evaluation) -> None:

@@ -31,7 +31,9 @@ class Predictions(NamedTuple):
     """What a ranker says of one task, and what is true."""
 
     logits: NDArray[np.float64]
-    """`[C]`."""
+    """`[C]`, as served: candidates are ranked by them."""
+    shown: NDArray[np.float64]
+    """`[C]`, with what is for training only as it was: the label is of a candidate at its position."""
     labels: NDArray[np.float32]
     """`[C]`, 0 or 1."""
     offsets: NDArray[np.int64]
@@ -41,28 +43,29 @@ class Predictions(NamedTuple):
 
     @property
     def probs(self) -> NDArray[np.float64]:
-        """`[C]`, as if all negatives were there."""
-        return sigmoid(self.logits + self.log_rate)
+        """`[C]`, as shown, and as if all negatives were there."""
+        return sigmoid(self.shown + self.log_rate)
 
     def only(self, mask: NDArray[np.bool_]) -> Predictions:
         """The candidates in `mask` `[C]`, of the same requests."""
         offsets = kept_offsets(mask, self.offsets)
-        return Predictions(self.logits[mask], self.labels[mask], offsets, self.log_rate)
+        return Predictions(self.logits[mask], self.shown[mask], self.labels[mask], offsets, self.log_rate)
 
 
 def figures(predictions: Predictions) -> Figures:
     """All figures; NaN where one isn't defined.
 
-    Normalised entropy is of the candidates as they are: a model is told from another by it on the same draw.
-    Calibration is of the world that they were drawn from.
+    AUCs and NDCG are of the order that serving gives; normalised entropy and calibration of probabilities at the
+    position where a candidate was shown. Normalised entropy is of the candidates as they are, calibration of the world
+    that they were drawn from.
     """
-    logits, labels, offsets, log_rate = predictions
+    logits, shown, labels, offsets, log_rate = predictions
     request_auc = grouped_auc(logits, labels, offsets)
     return {
         "auc": auc(logits, labels),
         "gauc": mean_of_defined(request_auc),
         "ndcg@10": mean_of_defined(grouped_ndcg(logits, labels, offsets)),
-        "normalised_entropy": normalised_entropy(sigmoid(logits), labels),
+        "normalised_entropy": normalised_entropy(sigmoid(shown), labels),
         "calibration": calibration(predictions.probs, labels, log_rate),
         "requests": int((~np.isnan(request_auc)).sum()),
         "candidates": len(labels),

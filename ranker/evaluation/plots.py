@@ -67,7 +67,8 @@ def plot_steps(folder: Path, tensorboard: Path) -> Path | None:
     by_panel: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for name, points in curves.items():
         part, _, figure_name = name.partition("/")
-        by_panel.setdefault(figure_name, {})[part] = points
+        title = figure_name.replace("_crossing_", "_")
+        by_panel.setdefault(title, {})[part if title == figure_name else f"{part}, crossing"] = points
     figure, panels = _panels(len(by_panel))
     for axes, (title, parts) in zip(panels, sorted(by_panel.items()), strict=True):
         for part, points in parts.items():

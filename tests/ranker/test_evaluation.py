@@ -46,7 +46,7 @@ def rows(synthetic_dataset: Dataset, make_assembly) -> Rows:
 def test_scores_are_those_of_each_request_alone(rows: Rows, make_assembly, tower, layers) -> None:
     assembly: Assembly = make_assembly(tower, crossing_layers=layers)
     assembly.model.train()
-    found = list(score(assembly.model, assembly.features, rows).values())[-1]
+    found = list(score(assembly.model, assembly.features, rows).served.values())[-1]
     assert assembly.model.training, "the model is back in the mode it was in"
     assembly.model.eval()
     for request in (0, 7, len(rows) - 1):
@@ -59,7 +59,7 @@ def test_scores_are_those_of_each_request_alone(rows: Rows, make_assembly, tower
 def test_figures_of_a_slice_are_those_of_its_candidates(rows: Rows, make_assembly) -> None:
     assembly: Assembly = make_assembly("decoder")
     evaluation = evaluate(assembly.model, assembly.features, rows)
-    logits = list(score(assembly.model, assembly.features, rows).values())[-1]
+    logits = list(score(assembly.model, assembly.features, rows).served.values())[-1]
     mode = list(evaluation.modes.values())[-1]
     num_events = rows.histories.num_events_before + rows.history_lengths
     inside = np.repeat((num_events >= 10) & (num_events < 50), np.diff(rows.candidate_offsets))
@@ -76,7 +76,7 @@ def test_figures_of_a_slice_are_those_of_its_candidates(rows: Rows, make_assembl
 
 def test_each_mode_has_figures_and_the_crossing_ones_are_the_rankers(rows: Rows, make_assembly) -> None:
     assembly: Assembly = make_assembly("decoder", crossing_layers=2)
-    logits = score(assembly.model, assembly.features, rows)
+    logits = score(assembly.model, assembly.features, rows).served
     document = evaluate(assembly.model, assembly.features, rows).to_json()
     assert list(logits) == list(document["modes"]) == ["vector", "crossing"]
     assert document["tasks"] == document["modes"]["crossing"]["tasks"]
@@ -119,8 +119,8 @@ def test_log_rates_calibrate_sampled_negatives() -> None:
     log_rate = float(np.log(0.1))
     logits = np.log(probs / (1 - probs))[kept] - log_rate
     offsets = np.array([0, len(logits)])
-    right = Predictions(logits, labels[kept], offsets, log_rate)
-    wrong = Predictions(logits - log_rate, labels[kept], offsets, log_rate)
+    right = Predictions(logits, logits, labels[kept], offsets, log_rate)
+    wrong = Predictions(logits, logits - log_rate, labels[kept], offsets, log_rate)
     assert figures(right)["calibration"] == pytest.approx(1.0, abs=0.02)
     assert figures(wrong)["calibration"] > 4
     curve = calibration_curve(right.probs, right.labels, log_rate)
@@ -129,7 +129,7 @@ def test_log_rates_calibrate_sampled_negatives() -> None:
     assert curve.candidates.sum() == kept.sum()
     # The order of candidates, and what is measured in the sampled world, stay.
     for name in ("auc", "gauc", "ndcg@10", "normalised_entropy"):
-        without = Predictions(logits, labels[kept], offsets, 0.0)
+        without = Predictions(logits, logits, labels[kept], offsets, 0.0)
         assert figures(right)[name] == figures(without)[name]
 
 
@@ -146,7 +146,7 @@ def test_log_rates_reach_the_figures_of_their_task(rows: Rows, make_assembly) ->
 def test_request_aucs_are_of_labelled_candidates(rows: Rows, make_assembly) -> None:
     assembly: Assembly = make_assembly("decoder")
     evaluation = evaluate(assembly.model, assembly.features, rows)
-    logits = list(score(assembly.model, assembly.features, rows).values())[-1]
+    logits = list(score(assembly.model, assembly.features, rows).served.values())[-1]
     for request in (0, 3):
         first, last = rows.candidate_offsets[request : request + 2]
         for column, task in enumerate(assembly.model.tasks):
@@ -183,12 +183,21 @@ def test_positions_are_what_serving_says_of_them(rows_folder: RowFolder, on_rows
     shown_elsewhere = replace(rows, candidates=rows.candidates._replace(sparse=others))
     trained = [model.eval()(model_inputs(features, each)).detach() for each in (rows, shown_elsewhere)]
     assert not torch.allclose(*trained, atol=1e-3)
-    served = [score(model, features, each)["vector"] for each in (rows, shown_elsewhere)]
+    scores = [score(model, features, each) for each in (rows, shown_elsewhere)]
+    served = [each.served["vector"] for each in scores]
     assert np.array_equal(served[0], served[1])
+    for each, as_trained in zip(scores, trained, strict=True):
+        np.testing.assert_allclose(each.shown["vector"], as_trained.numpy(), rtol=1e-4, atol=1e-5)
     first = features.config.candidates.known[0].lookup.lookup(np.array([0]))
     at_first = rows.candidates._replace(sparse=np.full_like(others, first[0]))
     expected = model(model_inputs(features, replace(rows, candidates=at_first))).detach().numpy()
     np.testing.assert_allclose(served[0], expected, rtol=1e-4, atol=1e-5)
+    # The order is the served one; probabilities are judged at the positions that the labels are of.
+    one, other = (evaluate(model, features, each).metrics["watch"] for each in (rows, shown_elsewhere))
+    for name in ("auc", "gauc", "ndcg@10"):
+        assert one[name] == other[name]
+    for name in ("calibration", "normalised_entropy"):
+        assert one[name] != pytest.approx(other[name], abs=1e-4)
 
 
 def test_the_command_reads_rows_or_data(
