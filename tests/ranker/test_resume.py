@@ -13,7 +13,7 @@ from pathlib import Path
 
 from foundation.manifest import file_hash
 
-SETTINGS = ["--requests-per-batch", "6", "--epochs", "20", "--hidden-widths", "32", "16", "--dot-width", "16"]
+SETTINGS = ["--requests-per-batch", "6", "--epochs", "7", "--hidden-widths", "32", "16", "--dot-width", "16"]
 
 
 def command(data: Path, release: Path, out: Path, *options: str) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-STEPS = 50
+STEPS = 52
 # 9 requests don't halve evenly. Dropout differs from rank to rank. And hidden layers are narrow, because a
 # rounding difference that lifts a ReLU over zero is no rounding difference any more: with the 384 units of the
 # default and 9,000 candidates in 50 steps that does happen, with 36 it takes more than ten times the luck.
@@ -64,7 +64,7 @@ def test_one_process_and_two_agree_after_fifty_steps(
             "--tower",
             tower,
             "--epochs",
-            "10",
+            "4",
         )
         for processes in (1, 2)
     ]
@@ -76,7 +76,7 @@ def test_one_process_and_two_agree_after_fifty_steps(
         difference = (weight - two[name]).double().norm()
         assert difference <= 1e-5 * weight.double().norm(), f"{name}: {difference}"
     one_losses, two_losses = losses(tmp_path / "1"), losses(tmp_path / "2")
-    assert len(one_losses) == 5
+    assert len(one_losses) == 6
     assert one_losses[-1] < one_losses[0]
     assert two_losses == pytest.approx(one_losses, rel=1e-5)
     for name in ("auc", "gauc", "normalised_entropy"):
