@@ -24,23 +24,25 @@ class ProfileConfig:
 
     Attributes:
         taps: decoder layers, counted from 1 at the bottom, whose hidden states join the vector; none: no layer's.
-        mix: join a learned average of the tapped layers, not each of them.
-        tokens: of a tapped layer, "last" (the request's own token), "mean" of the newest, or "attention" over them.
-        num_recent: R, how many tokens count as the newest, the request's own among them.
+        mix_taps: join a learned average of the tapped layers, not each of them.
+        tap_tokens: of a tapped layer, "last" (the request's own token), "mean" of the newest, or "attention" over them.
+        tap_recent: R, how many tokens count as the newest, the request's own among them.
     """
 
     taps: tuple[int, ...] = ()
-    mix: bool = False
-    tokens: Pool = "last"
-    num_recent: int = 8
+    mix_taps: bool = False
+    tap_tokens: Pool = "last"
+    tap_recent: int = 8
 
     def __post_init__(self) -> None:
         if min(self.taps, default=1) < 1 or len(set(self.taps)) < len(self.taps):
             raise ValueError(f"ProfileConfig.taps is {self.taps}; layers are different numbers from 1")
-        if self.tokens not in get_args(Pool):
-            raise ValueError(f"ProfileConfig.tokens is {self.tokens!r}; it must be one of {get_args(Pool)}")
-        if self.num_recent < 1:
-            raise ValueError(f"ProfileConfig.num_recent is {self.num_recent}; it must be at least 1")
+        if self.tap_tokens not in get_args(Pool):
+            raise ValueError(
+                f"ProfileConfig.tap_tokens is {self.tap_tokens!r}; it must be one of {get_args(Pool)}"
+            )
+        if self.tap_recent < 1:
+            raise ValueError(f"ProfileConfig.tap_recent is {self.tap_recent}; it must be at least 1")
 
 
 class TokenAttention(nn.Module):
@@ -80,18 +82,18 @@ class LayerTaps(nn.Module):
                 f"ProfileConfig.taps is {config.taps}; the release's decoder has {num_layers} layers"
             )
         self.config = config
-        self.layer_mix = LayerMix(len(config.taps)) if config.mix else None
-        num_vectors = 1 if config.mix else len(config.taps)
+        self.layer_mix = LayerMix(len(config.taps)) if config.mix_taps else None
+        num_vectors = 1 if config.mix_taps else len(config.taps)
         self.width = num_vectors * width
         self.attention: nn.ModuleList | None = None
-        if config.tokens == "attention":
+        if config.tap_tokens == "attention":
             self.attention = nn.ModuleList(
-                TokenAttention(width, config.num_recent) for _ in range(num_vectors)
+                TokenAttention(width, config.tap_recent) for _ in range(num_vectors)
             )
 
     def forward(self, layers: Sequence[Tensor], layout: Layout) -> Tensor:
         """`[B, width]` of the hidden states `[T, D]` of all the decoder's layers."""
-        num_recent = 1 if self.config.tokens == "last" else self.config.num_recent
+        num_recent = 1 if self.config.tap_tokens == "last" else self.config.tap_recent
         rows_BR, is_token_BR = newest_tokens(layout, num_recent)
         tapped = [
             layers[number - 1].index_select(0, rows_BR.flatten()).unflatten(0, (-1, num_recent))
@@ -103,7 +105,7 @@ class LayerTaps(nn.Module):
 
     def _pooled(self, number: int, recent_BRD: Tensor, is_token_BR: Tensor) -> Tensor:
         """`[B, D]` of the newest tokens of one tapped layer."""
-        if self.config.tokens == "last":
+        if self.config.tap_tokens == "last":
             return recent_BRD[:, 0]
         if self.attention is not None:
             shares_BR = self.attention[number](recent_BRD, is_token_BR)

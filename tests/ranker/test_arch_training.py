@@ -23,7 +23,7 @@ CROSS = InteractionConfig(3, 20, (24, 12), cross_layers=2, cross_width=6, cross_
 DECODER = {
     "interaction": CROSS,
     "dense_widths": (12, 8),
-    "profile": ProfileConfig((2, 1), mix=True, tokens="attention", num_recent=4),
+    "profile": ProfileConfig((2, 1), mix_taps=True, tap_tokens="attention", tap_recent=4),
 }
 CONFIGS = {
     "decoder": ("decoder", DECODER),

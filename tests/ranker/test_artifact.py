@@ -33,7 +33,7 @@ def save(synthetic_folder, release, tmp_path):
 OPTIONS = {
     "interaction": InteractionConfig(3, 20, (24, 12), cross_layers=1, cross_width=4, head_widths=(8,)),
     "dense_widths": (6, 5),
-    "profile": ProfileConfig((2, 1), mix=True, tokens="attention", num_recent=4),
+    "profile": ProfileConfig((2, 1), mix_taps=True, tap_tokens="attention", tap_recent=4),
     "crossing_layers": 1,
 }
 

@@ -47,7 +47,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "taps, each of the last token": {"tower": "decoder", "profile": ProfileConfig((1, 2))},
     "taps, mixed, attention": {
         "tower": "decoder",
-        "profile": ProfileConfig((1, 2), mix=True, tokens="attention", num_recent=4),
+        "profile": ProfileConfig((1, 2), mix_taps=True, tap_tokens="attention", tap_recent=4),
     },
     "crossing": {"tower": "decoder", "crossing_layers": 1},
     "crossing, all options": {
@@ -56,7 +56,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "crossing_layers": 2,
         "interaction": CROSS,
         "dense_widths": (6,),
-        "profile": ProfileConfig((1,), tokens="mean", num_recent=4),
+        "profile": ProfileConfig((1,), tap_tokens="mean", tap_recent=4),
     },
 }
 

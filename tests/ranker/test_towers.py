@@ -51,7 +51,7 @@ def test_taps_join_the_vector_behind_the_releases_own(make_assembly, make_batch)
 @given(lengths=st.lists(st.integers(1, 7), min_size=1, max_size=5), seed=st.integers(0, 99))
 def test_newest_tokens_are_pooled_request_by_request(tokens, lengths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
-    taps = LayerTaps(ProfileConfig((1, 2), tokens=tokens, num_recent=3), width=4, num_layers=2)
+    taps = LayerTaps(ProfileConfig((1, 2), tap_tokens=tokens, tap_recent=3), width=4, num_layers=2)
     for parameter in taps.parameters():
         nn.init.normal_(parameter)
     layers = [torch.randn(sum(lengths), 4) for _ in range(2)]
@@ -71,12 +71,12 @@ def test_newest_tokens_are_pooled_request_by_request(tokens, lengths: list[int],
 @pytest.mark.parametrize("tokens", ["last", "mean", "attention"])
 def test_mixed_taps_are_one_vector_of_their_learned_average(tokens) -> None:
     torch.manual_seed(0)
-    taps = LayerTaps(ProfileConfig((1, 3), mix=True, tokens=tokens), width=4, num_layers=3)
+    taps = LayerTaps(ProfileConfig((1, 3), mix_taps=True, tap_tokens=tokens), width=4, num_layers=3)
     layers = [torch.randn(6, 4) for _ in range(3)]
     assert taps.layer_mix is not None
     nn.init.normal_(taps.layer_mix.weights)
     share = taps.layer_mix.weights.softmax(0)
-    alone = LayerTaps(ProfileConfig((1,), tokens=tokens), width=4, num_layers=1)
+    alone = LayerTaps(ProfileConfig((1,), tap_tokens=tokens), width=4, num_layers=1)
     where = layout(torch.tensor([4, 2]))
     assert taps.width == alone.width == 4
     torch.testing.assert_close(
@@ -85,7 +85,7 @@ def test_mixed_taps_are_one_vector_of_their_learned_average(tokens) -> None:
 
 
 def test_a_gradient_through_a_tap_reaches_the_layers_at_and_below_it(make_assembly, make_batch) -> None:
-    config = ProfileConfig(taps=(1,), tokens="attention", num_recent=4)
+    config = ProfileConfig(taps=(1,), tap_tokens="attention", tap_recent=4)
     assembly = make_assembly("decoder", profile=config)
     vector = assembly.model.encode_profile(make_batch(assembly).profile).vector
     vector[:, WIDTH : 2 * WIDTH].square().sin().sum().backward()
@@ -102,8 +102,8 @@ def test_a_gradient_through_a_tap_reaches_the_layers_at_and_below_it(make_assemb
     [
         ({"taps": (0,)}, r"taps is \(0,\); layers are different numbers from 1"),
         ({"taps": (1, 1)}, r"taps is \(1, 1\); layers are different"),
-        ({"tokens": "max"}, r"tokens is 'max'; it must be one of \('last', 'mean', 'attention'\)"),
-        ({"num_recent": 0}, "num_recent is 0; it must be at least 1"),
+        ({"tap_tokens": "max"}, r"tap_tokens is 'max'; it must be one of \('last', 'mean', 'attention'\)"),
+        ({"tap_recent": 0}, "tap_recent is 0; it must be at least 1"),
     ],
 )
 def test_taps_that_cannot_be_are_refused(fields, message) -> None:

@@ -37,7 +37,7 @@ from serving.wire import contract_of
 INTERACTION = InteractionConfig(
     3, 20, (24, 12), cross_layers=2, cross_width=6, cross_rank=3, head_widths=(8,)
 )
-MIXED = ProfileConfig((1, 2), mix=True, tokens="attention", num_recent=4)
+MIXED = ProfileConfig((1, 2), mix_taps=True, tap_tokens="attention", tap_recent=4)
 CONFIGS = {
     "taps of the last token, cross network": RankerConfig(
         "decoder", 4, 8, interaction=INTERACTION, profile=ProfileConfig((2, 1))
