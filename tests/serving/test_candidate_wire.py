@@ -85,7 +85,7 @@ def trained_folder(
     assembly = assemble_on(config, data, release, [task.name for task in tasks])
     with torch.no_grad():
         for parameter in assembly.model.parameters():
-            parameter.mul_(3)
+            parameter.mul_(2)
     trained = TrainedRanker(assembly.model, assembly.features, tasks, (math.log(KEPT), 0.0))
     folder = tmp_path_factory.mktemp("candidates") / "ranker"
     save_ranker(folder, trained, release.manifest, {})
@@ -141,7 +141,9 @@ def test_scores_are_corrected_for_negatives_that_were_left_out(client: Client, r
     answer = client.rank(request_made)
     expected = torch.sigmoid(torch.from_numpy(answer.logits + np.array([math.log(KEPT), 0.0], np.float32)))
     np.testing.assert_allclose(answer.scores, expected.numpy(), atol=1e-6)
-    assert np.argsort(answer.of("watch")).tolist() == np.argsort(answer.logits[:, 0]).tolist()
+    uncorrected = torch.sigmoid(torch.from_numpy(answer.logits.copy())).numpy()
+    assert (uncorrected - answer.scores)[:, 0].max() > 0.05
+    assert (np.diff(answer.of("watch")[np.argsort(answer.logits[:, 0])]) >= 0).all(), "the order stays"
 
 
 def test_a_position_is_read_in_training_and_fixed_in_serving(
@@ -156,7 +158,7 @@ def test_a_position_is_read_in_training_and_fixed_in_serving(
     assert difference(at_first, found) <= SERVED_TOLERANCE
     moved = (in_turn - found).abs().max(dim=1).values
     assert moved[0] <= SERVED_TOLERANCE * max(1.0, float(found.abs().max()))
-    assert moved[1:].min() > 0.001, "training reads where a candidate was shown"
+    assert moved[1:].max() > 0.01, "training reads where a candidate was shown"
 
 
 def test_the_samples_of_an_export_bring_the_features(served: Served):
