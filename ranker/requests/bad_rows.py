@@ -121,7 +121,8 @@ class RowFilter:
         if not (flat.dtype.is_numeric() or flat.dtype in (pl.Boolean, pl.Null)):
             raise DataError(f"{self.where}: column {column!r}: is {flat.dtype}; a label is 0, 1 or null")
         numbers = flat.cast(pl.Float64)
-        wrong = (~numbers.is_in([0.0, 1.0]) & numbers.is_not_null()).fill_null(False)
+        # Where there is no label, pandas writes NaN.
+        wrong = (~numbers.is_in([0.0, 1.0]) & numbers.is_not_nan()).fill_null(False)
         owner = np.repeat(np.arange(self.frame.height), self._lengths(column))
         values, rows = numbers.filter(wrong).to_list(), owner[wrong.to_numpy()]
 

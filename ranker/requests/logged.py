@@ -133,7 +133,7 @@ class LoggedRequests:
             raise
         except DataError as error:
             # Of a column, or of the file: the rest of the row group is of no use.
-            self.bad.meet("requests of damaged row groups", row_group.num_rows - done, error)
+            self.bad.meet("requests of unreadable row groups", row_group.num_rows - done, error)
 
     def split(self, requests: Requests, which: Which) -> Requests:
         """The requests of one part (see `EventIndex.usable`), profile's order kept; position is no test's to know."""

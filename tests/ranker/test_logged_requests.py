@@ -216,6 +216,16 @@ def test_a_bad_request_stops_or_is_skipped_and_counted(tmp_path, reason, change)
     assert logged.counts["requests read"] == 10
 
 
+def test_null_and_nan_are_no_label(tmp_path) -> None:
+    folder = _own_logs(tmp_path / "data", merged=False)
+    logged = pl.read_parquet(folder / "requests.parquet")
+    labels = pl.Series("label", [[1.0, None], [float("nan"), 0.0]] * 5)
+    logged.with_columns(labels).write_parquet(folder / "requests.parquet")
+    _, requests = read_requests(load_dataset(folder), load_tasks(folder / "schema.toml"))
+    assert requests.mask[:, 0].tolist() == [True, False, False, True] * 5
+    assert requests.labels[:, 0].tolist() == [1, 0, 0, 0] * 5
+
+
 def test_requests_without_a_positive_have_a_policy_of_their_own(tmp_path) -> None:
     folder = _own_logs(tmp_path / "data", merged=False)
     rows = pl.read_parquet(folder / "requests.parquet").to_dicts()

@@ -81,7 +81,7 @@ def test_a_damaged_row_group_stops_or_is_counted(make, copy) -> None:
     with pytest.raises(DataError, match=r"part-0\.parquet: row group 0: not readable"):
         make(copy)
     document = make(copy, logged=LoggedConfig(bad_rows="skip"))
-    assert document["skipped"] == {"requests of damaged row groups": 40}
+    assert document["skipped"] == {"requests of unreadable row groups": 40}
 
 
 def test_a_column_of_another_kind_in_a_later_shard_is_named(make, copy) -> None:
