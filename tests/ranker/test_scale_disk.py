@@ -15,7 +15,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def run_to_the_end(words: list[str]) -> str:
-    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
@@ -39,7 +39,7 @@ def test_a_run_whose_disk_fills_up_says_so_and_resumes_to_the_same_weights(
     # From now on a file may be half as large as a checkpoint's: writing one fails as on a full disk.
     written = next(iter((out / "checkpoints").glob("step-*/*.distcp"))).stat().st_size
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (written // 2, resource.RLIM_INFINITY))
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 2, stderr
     (error,) = (line for line in stderr.splitlines() if line.startswith("error:"))
     kept = checkpoints(out)

@@ -33,7 +33,7 @@ def test_two_launch_groups_train_the_ranker_of_one(
         )
         for _ in range(2)
     ]
-    said = [host.communicate(timeout=120) for host in hosts]
+    said = [host.communicate(timeout=180) for host in hosts]
     assert [host.returncode for host in hosts] == [0, 0], said
     # One of the groups has rank 0, which reports for all.
     documents = [stdout.splitlines()[-1] for stdout, _ in said if '"processes"' in stdout]

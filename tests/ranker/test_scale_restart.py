@@ -47,7 +47,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_the_checkpoint(
     before = workers_of(process.pid)
     assert len(before) == 2
     os.kill(before[1], signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=180)
     assert process.returncode == 0, stderr
     assert "going on after step" in stderr, "the run ended before its worker was killed"
     assert '"processes": 2' in stdout.splitlines()[-1]
@@ -78,7 +78,7 @@ def test_a_job_killed_on_two_processes_goes_on_on_one(
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
         check=False,
     )
     assert done.returncode == 0, done.stderr
