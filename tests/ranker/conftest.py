@@ -191,7 +191,7 @@ def cotrain_command(synthetic_folder: Path, release_folder: Path) -> Callable[..
             "--requests-per-batch",
             "8",
             "--epochs",
-            "10",
+            "3",
             "--hidden-widths",
             "24",
             "12",
