@@ -2,6 +2,10 @@
 
 Embedding tables are split (a table, or rows of it, to each rank) and updated by FBGEMM's fused row-wise
 Adagrad; everything else is replicated, its gradients averaged.
+
+TorchRec's `TrainPipelineSparseDist` isn't used: it hides the exchange of ids behind the step before, for which it
+traces the model symbolically, and a ranker's jagged attention branches on sizes (`TraceError`). What is ready
+ahead of a step is its batch, see `ranker.rows.loader`.
 """
 
 from __future__ import annotations
