@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -59,7 +60,13 @@ def cotrain(config: CotrainConfig) -> dict[str, Any]:
             print(f"{config.out}: this run is finished; its ranker is {config.out / 'ranker'}", flush=True)
         return json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))
     run = Cotraining(config, rows, release)
-    _train(run)
+    try:
+        _train(run)
+    except DataError as error:
+        # A row group may go bad for one rank alone: the others then know nothing but that it is gone.
+        if dist.get_rank():
+            print(f"error: process {dist.get_rank()}: {error}", file=sys.stderr, flush=True)
+        raise
     return _finish(run, release.manifest)
 
 

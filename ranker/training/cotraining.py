@@ -113,8 +113,10 @@ class Cotraining:
         self.whole.load_state_dict(state)
         return True
 
-    def validation(self, per_profile: int) -> Rows:
-        """At most so many requests of each validation profile; the same in every run, so that runs can be compared."""
+    def validation(self, per_profile: int) -> Rows | None:
+        """At most so many requests of each validation profile, the same in every run; None where there are none."""
+        if not self.folder.num_rows("validation"):
+            return None
         rows = self.folder.read_all("validation")
         _, profile = np.unique(rows.profile_id, return_inverse=True)
         order = np.argsort(profile, kind="stable")
@@ -167,6 +169,10 @@ def _check_sizes(config: CotrainConfig, rows: RowFolder, source: TrainingRowGrou
         raise DataError(
             f"requests_per_batch is {config.requests_per_batch}; it must be at least the number of processes,"
             f" {processes}"
+        )
+    if not rows.num_rows("test"):
+        raise DataError(
+            f"{rows.path}: holds no test requests, by which a ranker is measured; it needs more profiles"
         )
     per_draw = min(int(sizes.sum()) for sizes in source.sizes)
     if per_draw < processes:

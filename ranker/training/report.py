@@ -64,6 +64,9 @@ class Report:
 
     def epoch(self, epoch: int) -> None:
         """Metrics on the validation profiles after an epoch."""
+        if self.validation is None:
+            self.progress.say(f"epoch {epoch + 1}/{self.run.config.num_epochs} · no validation requests")
+            return
         step = (epoch + 1) * self.run.plan.steps_per_epoch
         evaluation = self.run.evaluate(self.validation)
         for name, value in evaluation.scalars().items():

@@ -144,6 +144,17 @@ def test_a_release_of_another_schema_is_refused_in_one_line(config, synthetic_fo
 
 
 @pytest.mark.usefixtures("group")
+def test_rows_without_test_requests_are_refused_before_training(config, rows_folder, tmp_path) -> None:
+    rows = Path(shutil.copytree(rows_folder, tmp_path / "rows"))
+    manifest = json.loads((rows / "manifest.json").read_text(encoding="utf-8"))
+    (rows / "manifest.json").write_text(json.dumps(manifest | {"test": []}), encoding="utf-8")
+    with pytest.raises(DataError, match="rows: holds no test requests"):
+        cotrain(replace(config, rows=rows))
+    (rows / "manifest.json").write_text(json.dumps(manifest | {"validation": []}), encoding="utf-8")
+    assert cotrain(replace(config, rows=rows, out=tmp_path / "out", epochs=1))["steps"] == 10
+
+
+@pytest.mark.usefixtures("group")
 def test_rows_of_another_release_are_refused(config, synthetic_folder, tmp_path) -> None:
     other = pretrain(PretrainConfig(synthetic_folder, tmp_path / "other", epochs=1))
     with pytest.raises(DataError, match=r"rows/manifest\.json: release\.version is .*; the release given is"):
