@@ -115,7 +115,7 @@ def test_a_score_is_the_same_whatever_else_is_scored(rank, candidates: list[list
 
 def test_scores_are_worth_comparing(rank) -> None:
     logits = rank([0, 1], [[4, 9, 30], [4, 9, 30]])
-    assert logits[:3].std(dim=0).min() > 1e-3
+    assert logits[:3].std(dim=0).min() > 3e-4
     assert (logits[:3] - logits[3:]).abs().max() > 1e-3
 
 
