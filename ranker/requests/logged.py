@@ -136,14 +136,12 @@ class LoggedRequests:
             self.bad.meet("requests of unreadable row groups", row_group.num_rows - done, error)
 
     def split(self, requests: Requests, which: Which) -> Requests:
-        """The requests of one part (see `EventIndex.usable`), profile's order kept; position is no test's to know."""
-        rows = self.index.usable(requests.profile, requests.history_end, which)
-        taken = requests.take(rows)
-        if which == "train":
-            return taken
-        hidden = {feature.name for feature in self.features if feature.training_only}
-        known = {name: values for name, values in taken.candidate_features.items() if name not in hidden}
-        return taken._replace(candidate_features=known)
+        """The requests of one part (see `EventIndex.usable`), profile's order kept.
+
+        Positions are kept in held-out parts, too: labels are of them. Evaluation ranks without
+        (`ranker.evaluation.evaluation.Scores`).
+        """
+        return requests.take(self.index.usable(requests.profile, requests.history_end, which))
 
     def _requests(self, rows: RowFilter) -> Requests:
         names = self.dataset.schema.columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ranker.features.builder import FeatureBuilder
 from ranker.rows.folder import RowFolder
 from ranker.rows.inputs import model_inputs as inputs_of_rows
 from ranker.rows.job import RowsConfig, make_rows
+from ranker.rows.manifest import PARTS
 from ranker.rows.rows import Rows
 from serving.contract import Contract
 from serving.rank_request import History, RankRequest, wire_arrays
@@ -100,7 +102,9 @@ def is_between_merged(dataset: Dataset, profile_id: int, timestamp: int) -> bool
 
 def assert_equal(features: FeatureBuilder, contract: Contract, rows: Rows, call: RankRequest) -> None:
     online = model_inputs(contract, features, wire_arrays(contract, [call]))
-    offline = inputs_of_rows(features, rows)
+    offline = inputs_of_rows(
+        features, replace(rows, candidates=features.config.candidates.as_served(rows.candidates))
+    )
     for one, other in zip(online, (offline.profile, offline.candidates), strict=True):
         for name, value in one._asdict().items():
             assert value.dtype == getattr(other, name).dtype, name
@@ -129,7 +133,7 @@ def test_online_values_of_a_logged_request_are_the_rows_on_disk(replayed: tuple[
     assert num_compared > 10
 
 
-def test_training_rows_alone_know_the_position(replayed: tuple[Dataset, RowFolder]) -> None:
+def test_rows_know_the_position_that_serving_fixes(replayed: tuple[Dataset, RowFolder]) -> None:
     _, folder = replayed
     column = folder.features.fields.candidates.sparse
     assert [field.name for field in column] == ["position", "score"]
@@ -137,11 +141,11 @@ def test_training_rows_alone_know_the_position(replayed: tuple[Dataset, RowFolde
         each.lookup for each in folder.features.config.candidates.known if each.feature.name == "position"
     )
     fixed = lookup.lookup(np.array([0]))[0]
-    for part in ("validation", "test"):
-        assert (folder.read_all(part).candidates.sparse[:, 0] == fixed).all()
-    training = folder.read_all("train")
-    first = training.candidate_offsets[:-1]
-    expected = lookup.lookup(
-        np.arange(len(training.item_rows)) - np.repeat(first, np.diff(training.candidate_offsets))
-    )
-    assert np.array_equal(training.candidates.sparse[:, 0], expected)
+    for part in PARTS:
+        rows = folder.read_all(part)
+        first = np.repeat(rows.candidate_offsets[:-1], np.diff(rows.candidate_offsets))
+        expected = lookup.lookup(np.arange(len(rows.item_rows)) - first)
+        assert np.array_equal(rows.candidates.sparse[:, 0], expected)
+        served = folder.features.config.candidates.as_served(rows.candidates)
+        assert (served.sparse[:, 0] == fixed).all()
+        assert np.array_equal(served.sparse[:, 1:], rows.candidates.sparse[:, 1:])
