@@ -1,6 +1,6 @@
 """The main job, end to end: `python -m benchmarks.demo`, which is what `make demo` runs.
 
-    data -> pre-train -> evaluate -> co-train with and without decoder -> export -> time -> serve -> rank
+    data -> pre-train -> evaluate -> make rows -> co-train with and without decoder -> export -> time -> serve -> rank
 
 Every station is a command that it prints first, so that each can be run by hand. A second run reuses what is finished,
 and an interrupted one goes on where it stopped. The last line is one JSON document.
@@ -34,26 +34,33 @@ class Preset:
     Attributes:
         source: module and arguments of the data source.
         pretrain: arguments of foundation.pretrain.
+        rows: arguments of ranker.features; where requests are made of events, as many draws as the longer of the two
+            trainings has epochs, so that neither sees a request twice.
         cotrain: arguments of ranker.cotrain.
         candidates: of a request, where the command doesn't say: as many new to a profile must be in the catalogue.
     """
 
     source: tuple[str, ...]
     pretrain: tuple[str, ...]
+    rows: tuple[str, ...]
     cotrain: tuple[str, ...]
     candidates: int = 500
 
 
 PRESETS: dict[World, Preset] = {
-    "movielens": Preset(source=("foundation.sources.movielens",), pretrain=(), cotrain=()),
+    "movielens": Preset(
+        source=("foundation.sources.movielens",), pretrain=(), rows=("--draws", "20"), cotrain=()
+    ),
     "synthetic": Preset(
         source=("foundation.sources.synthetic", "--profiles", "2000", "--items", "1000", "--sessions", "40"),
         pretrain=(),
+        rows=(),
         cotrain=(),
     ),
     "tiny": Preset(
         source=("foundation.sources.synthetic", "--profiles", "60", "--items", "150", "--sessions", "12"),
         pretrain=("--epochs", "1"),
+        rows=(),
         cotrain=(),
         candidates=100,
     ),
@@ -102,7 +109,13 @@ class Demo:
             *("--data", data, "--out", runs / "foundation", *preset.pretrain),
         )
         evaluation = run("evaluate", "foundation.evaluate", "--release", release, "--data", data)
-        shared = ("--data", data, "--release", release, *preset.cotrain)
+        rows = runs / "rows"
+        made = run(
+            "make rows",
+            "ranker.features",
+            *("--data", data, "--release", release, "--out", rows, *preset.rows),
+        )
+        shared = ("--rows", rows, "--release", release, *preset.cotrain)
         with_decoder, without = runs / "ranker", runs / "ranker_pooled"
         cotraining = run(
             "co-train with decoder", "ranker.cotrain", *shared, "--out", with_decoder, "--tower", "decoder"
@@ -115,7 +128,9 @@ class Demo:
         self._export(ranker, repository, data)
         latency = self._time(ranker, repository, data, candidates)
         replay = self._serve(ranker, repository, data, candidates)
-        found = Findings(data_document, pretraining, evaluation, cotraining, comparison, latency, replay)
+        found = Findings(
+            data_document, pretraining, evaluation, made, cotraining, comparison, latency, replay
+        )
         return {**assemble(found, TASK), "seconds": self.stations.seconds}
 
     def _data(self) -> tuple[World, Document]:

@@ -16,6 +16,7 @@ class Findings:
         data: of the data source.
         pretraining: of foundation.pretrain.
         evaluation: of foundation.evaluate.
+        rows: of ranker.features.
         cotraining: of ranker.cotrain with the decoder.
         comparison: of ranker.compare, decoder first.
         latency: of benchmarks.latency.
@@ -25,6 +26,7 @@ class Findings:
     data: Document
     pretraining: Document
     evaluation: Document
+    rows: Document
     cotraining: Document
     comparison: Document
     latency: Document
@@ -49,9 +51,10 @@ def assemble(found: Findings, task: str) -> Document:
             "tokens_per_s": found.pretraining["tokens_per_s"],
             "test_profiles": found.evaluation["profiles"],
         },
+        "rows": _taken(found.rows, "requests", "seconds_per_million_log_events"),
         "ranker": {
             "task": task,
-            "auc": found.cotraining["tasks"][task]["auc"],
+            **_taken(found.cotraining["tasks"][task], "auc", "normalised_entropy", "calibration"),
             "gauc": found.comparison["gauc_first"],
             "gauc_without_decoder": found.comparison["gauc_second"],
             "gauc_difference": found.comparison["gauc_difference"],

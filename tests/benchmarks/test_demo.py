@@ -20,7 +20,8 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
     "foundation.sources.synthetic": {"profiles": 60, "events": 2_000, "items": 150},
     "foundation.pretrain": {"tokens_per_s": 1.0},
     "foundation.evaluate": {"hr@10": 0.3, "ndcg@10": 0.2, "popularity_ndcg@10": 0.02, "profiles": 604},
-    "ranker.cotrain": {"tasks": {"watch": {"auc": 0.9}}},
+    "ranker.features": {"requests": {"test": 4572}, "seconds_per_million_log_events": 2.0},
+    "ranker.cotrain": {"tasks": {"watch": {"auc": 0.9, "normalised_entropy": 0.5, "calibration": 1.0}}},
     "ranker.compare": {
         "gauc_first": 0.9,
         "gauc_second": 0.8,
@@ -87,6 +88,7 @@ def test_jobs_run_in_order_and_the_server_stops_last(marquee_home: Path) -> None
         "foundation.sources.movielens",
         "foundation.pretrain",
         "foundation.evaluate",
+        "ranker.features",
         "ranker.cotrain",
         "ranker.cotrain",
         "ranker.compare",
@@ -108,6 +110,7 @@ def test_both_rankers_train_with_the_same_settings(marquee_home: Path) -> None:
     stubs = Stubs()
     demo.Demo(demo.DemoConfig(), stubs).run()
     first, second = (arguments for module, arguments in stubs.jobs if module == "ranker.cotrain")
+    assert "--rows" in first
     differing = {one for one, other in zip(first, second, strict=True) if one != other}
     assert differing == {"decoder", str(marquee_home / "runs" / "demo-movielens" / "ranker")}
 
