@@ -17,7 +17,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
-        _flush(partial)
+        flush(partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -40,13 +40,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield partial
         for file in sorted(partial.rglob("*")):
             if file.is_file():
-                _flush(file)
+                flush(file)
         partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Puts a file's bytes on disk before its name changes: a power cut leaves no empty file behind."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

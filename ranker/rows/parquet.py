@@ -180,7 +180,7 @@ def read_row_group(path: Path, row_group: int, widths: Widths) -> Rows:
         DataError: the shard is missing, truncated or changed; names file and row group.
     """
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             found = table_widths(file.schema_arrow)
             if found != widths:
                 raise DataError(f"has widths {asdict(found)}, the manifest says {asdict(widths)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from foundation.atomic import flush
 from foundation.manifest import file_hash
 from ranker.rows.manifest import ShardRecord
 from ranker.rows.parquet import to_table
@@ -51,6 +52,8 @@ class ShardWriter:
             self._write(self._num_waiting)
         assert self._writer is not None, self.file
         self._writer.close()
+        # A unit that is said to be done isn't made again: its rows must be on disk before that is said.
+        flush(self.folder / self.file)
         return ShardRecord(self.file, tuple(self._row_groups), file_hash(self.folder / self.file))
 
     def _write(self, num_requests: int) -> None:
@@ -58,7 +61,8 @@ class ShardWriter:
         if self._writer is None:
             path = self.folder / self.file
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd")
+            # Checksums: Parquet's own encodings take many a changed byte for another value.
+            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
         for first in range(0, num_requests, self.per_row_group):
             part = table.slice(first, min(self.per_row_group, num_requests - first))
             self._writer.write_table(part, row_group_size=part.num_rows)

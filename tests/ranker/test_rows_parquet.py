@@ -18,6 +18,7 @@ from ranker.features.candidate_features import CandidateColumns
 from ranker.features.inputs import ProfileFeatures, TokenizedHistories
 from ranker.rows.parquet import Widths, from_table, read_row_group, to_table
 from ranker.rows.rows import Rows
+from ranker.rows.writing import ShardWriter
 
 WIDTHS = Widths(3, 2, 2, 1, 1, 2, 2)
 
@@ -136,3 +137,19 @@ def test_a_damaged_shard_is_named_with_its_row_group(tmp_path: Path, damage, sai
     with pytest.raises(DataError) as raised:
         read_row_group(path, 1, WIDTHS)
     assert f"{path}: row group 1: " in str(raised.value) and said in str(raised.value)
+
+
+def test_a_value_that_changed_on_disk_is_not_trained_on(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, "part.parquet", 2)
+    writer.add(random_rows([3, 0, 2, 4], [1, 2, 0, 3]))
+    record, path = writer.close(), tmp_path / "part.parquet"
+    with pq.ParquetFile(path) as file:
+        ids = file.metadata.row_group(1).column(0)
+    end = ids.data_page_offset + ids.total_compressed_size
+    content = bytearray(path.read_bytes())
+    content[end - 5] ^= 1
+    path.write_bytes(content)
+    assert record.row_groups == (2, 2)
+    read_row_group(path, 0, WIDTHS)
+    with pytest.raises(DataError, match=r"row group 1: not readable as request rows: .*checksum"):
+        read_row_group(path, 1, WIDTHS)
