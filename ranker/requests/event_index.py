@@ -110,7 +110,9 @@ class WindowLabels:
     def labels(
         self, profile: NDArray[np.int64], item_id: NDArray[np.int64], timestamp: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Labels and mask `[C]`; no label where the log ends before the window does and nothing was seen.
+        """Labels and mask `[C]`; no label where the log ends before the window does.
+
+        Not even where the profile acted before that: of such windows only the positive ones would be known.
 
         Args:
             profile: `[C]` rows of profiles.
@@ -124,7 +126,8 @@ class WindowLabels:
         # Times are whole seconds: up to and with a second is before the next.
         last = rank * self.index.stride + self.index.num_before(timestamp + self.within_s + 1)
         acted = known & (np.searchsorted(self._began, last) > np.searchsorted(self._over, first))
-        return acted.astype(np.float32), acted | (timestamp + self.within_s <= self.log_end)
+        whole = timestamp + self.within_s <= self.log_end
+        return (acted & whole).astype(np.float32), whole
 
     def _pair(self, profile: NDArray[np.int64], item_id: NDArray[np.int64]) -> NDArray[np.int64]:
         """One number for each (profile, item); -2 where no event is on the item."""
