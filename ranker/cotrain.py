@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from ranker.rows.folder import RowFolder
 from ranker.training.cotrain_config import CotrainConfig
 from ranker.training.cotraining import Cotraining
 from ranker.training.report import STEPS_PER_MEASURE, Report
-from ranker.training.run_rows import rows_of_run
+from ranker.training.run_rows import by_first_rank, rows_of_run
 from ranker.training.sharding import process_group
 
 PROTOCOL = (
@@ -67,7 +68,10 @@ def cotrain(config: CotrainConfig) -> dict[str, Any]:
         if dist.get_rank():
             print(f"error: process {dist.get_rank()}: {error}", file=sys.stderr, flush=True)
         raise
-    return _finish(run, release.manifest)
+    skipped, document = run.all_skipped(), {}
+    run.gather()
+    by_first_rank(lambda: document.update(_finish(run, release.manifest, skipped)))
+    return document
 
 
 def _settings(config: CotrainConfig, rows: RowFolder) -> dict[str, Any]:
@@ -103,15 +107,13 @@ def _train(run: Cotraining) -> None:
                 report.measured(step, measured)
             if (step + 1) % config.checkpoint_every == 0 or step + 1 == run.num_steps:
                 run.save(step + 1)
-            if (step + 1) % steps_per_epoch == 0 and run.gather() and report is not None:
-                report.epoch(step // steps_per_epoch)
+            if (step + 1) % steps_per_epoch == 0:
+                run.gather()
+                by_first_rank(None if report is None else partial(report.epoch, step // steps_per_epoch))
 
 
-def _finish(run: Cotraining, release: Manifest) -> dict[str, Any]:
-    """Tests the trained ranker and writes what the run is for; the document on rank 0, else empty."""
-    skipped = run.all_skipped()
-    if not run.gather():
-        return {}
+def _finish(run: Cotraining, release: Manifest, skipped: dict[str, int]) -> dict[str, Any]:
+    """Tests the gathered ranker on rank 0 and writes what the run is for; the document."""
     config, out = run.config, run.config.out
     rows = run.folder.read_all("test")
     evaluation = run.evaluate(rows)
@@ -135,8 +137,8 @@ def _finish(run: Cotraining, release: Manifest) -> dict[str, Any]:
     write_request_auc(out / DUMP, rows, evaluation)
     plot_calibration(out / "plots", evaluation.curves)
     plot_steps(out / "plots", out / "tensorboard")
-    with atomic_file(out / "metrics.json") as partial:
-        partial.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    with atomic_file(out / "metrics.json") as unfinished:
+        unfinished.write_text(json.dumps(document, indent=1), encoding="utf-8")
     # Last: a run whose ranker is there is finished.
     figures = {
         f"{task}_{name}": float(value)

@@ -15,18 +15,21 @@ from ranker.rows.folder import RowFolder
 from ranker.rows.job import RowsConfig, make_rows
 from ranker.training.cotrain_config import CotrainConfig
 
-# Other processes wait this long for the first to make rows; gloo's own limit is half an hour.
+# Other processes wait this long for the first, which makes rows and measures; gloo's own limit is half an hour.
 LONGEST_WAIT = timedelta(days=7)
 
 
-def by_first_rank(work: Callable[[], None]) -> None:
-    """Does `work` on rank 0, all others waiting for it; every rank must call it, within a process group.
+def by_first_rank(work: Callable[[], None] | None) -> None:
+    """Does `work` on rank 0, all others waiting for it however long it takes; every rank must call it, with a group.
+
+    Args:
+        work: of rank 0; the others' isn't heeded.
 
     Raises:
         DataError: `work` raised one; on every rank.
     """
     said: list[str | None] = [None]
-    if dist.get_rank() == 0:
+    if dist.get_rank() == 0 and work is not None:
         try:
             work()
         except DataError as error:
