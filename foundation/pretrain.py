@@ -28,7 +28,7 @@ from foundation.manifest import training_data_of
 from foundation.pretraining import PretrainConfig, Pretraining
 from foundation.progress import Progress
 from foundation.release import read_manifest, save_release
-from foundation.run_record import RECORD, data_hash, keep_record
+from foundation.run_record import RECORD, data_hash, keep_record, sole_run
 
 STEPS_PER_CURVE_POINT = 10
 
@@ -167,7 +167,8 @@ def main() -> None:
     is_sharded = config.item_table.items == "sharded"
     with library_notices_off(), process_group(alone=is_sharded) as (rank, _):
         try:
-            document = pretrain(config)
+            with sole_run(config.out):
+                document = pretrain(config)
         except DataError:
             # Every rank meets the same error; one of them says so.
             if rank:

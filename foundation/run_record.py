@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from foundation.atomic import atomic_file
 from foundation.dataset import Dataset
-from foundation.distributed import is_first_rank
+from foundation.distributed import first_rank_says, is_first_rank
 from foundation.errors import DataError
 
 RECORD = "run.json"
+LOCK = "run.lock"
+"""Names the process that trains here; locked while it lives, and only then."""
 
 
 def data_hash(dataset: Dataset) -> str:
@@ -28,6 +35,43 @@ def data_hash(dataset: Dataset) -> str:
     for array in arrays:
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Keeps other runs out of `folder`; every process of a run must enter.
+
+    A torchrun that was killed leaves its workers behind, which train on: started again, two runs would remove one
+    another's checkpoints.
+
+    Raises:
+        DataError: another run is training there.
+    """
+    path = folder / LOCK
+    with ExitStack() as stack:
+        if first_rank_says(float(is_first_rank() and not _lock(path, stack))):
+            holder = path.read_text(encoding="utf-8")
+            raise DataError(
+                f"{folder}: another run is training here, {holder}; wait for it, end it, or choose another --out"
+            )
+        yield
+
+
+def _lock(path: Path, stack: ExitStack) -> bool:
+    """Locks `path` until `stack` closes; False if another process has locked it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(path.open("a", encoding="utf-8"))
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except BlockingIOError:
+        return False
+    except OSError:
+        # The read-only folder of a finished run, or a file system without locks, is no reason to stop.
+        return True
+    return True
 
 
 def keep_record(folder: Path, settings: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from foundation.atomic import atomic_file
 from foundation.errors import DataError, run_command
 from foundation.manifest import Manifest
 from foundation.release import load_release
-from foundation.run_record import keep_record
+from foundation.run_record import keep_record, sole_run
 from ranker.artifact import TrainedRanker, save_ranker
 from ranker.evaluation.evaluation import DUMP, write_request_auc
 from ranker.evaluation.plots import plot_calibration, plot_steps
@@ -156,7 +156,8 @@ def main() -> None:
     config = tyro.cli(CotrainConfig, prog="python -m ranker.cotrain", config=(tyro.conf.OmitArgPrefixes,))
     with process_group() as (rank, _):
         try:
-            document = cotrain(config)
+            with sole_run(config.out):
+                document = cotrain(config)
         except DataError:
             # Every rank meets the same error; one of them says so.
             if rank:

@@ -1,42 +1,43 @@
-"""What a run's record knows of the data: anything that training reads changes it."""
+"""A run's folder: one run at a time trains in it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-from foundation.dataset import Dataset
-from foundation.run_record import data_hash
+from foundation.errors import DataError
+from foundation.run_record import sole_run
+
+HOLDER = """
+import sys, pathlib
+from foundation.run_record import sole_run
+with sole_run(pathlib.Path(sys.argv[1])):
+    print("training", flush=True)
+    sys.stdin.read()
+"""
 
 
-@pytest.mark.parametrize("part", ["events", "catalogue", "profiles"])
-def test_one_changed_value_changes_the_hash(synthetic_dataset: Dataset, part: str) -> None:
-    owner = getattr(synthetic_dataset, part)
-    field = "facets" if part == "events" else "features"
-    for name, values in getattr(owner, field).items():
-        changed = values.copy()
-        changed.flat[-1] = 1 if changed.flat[-1] != 1 else 2
-        others = getattr(owner, field) | {name: changed}
-        changed_dataset = replace(synthetic_dataset, **{part: replace(owner, **{field: others})})
-        assert data_hash(changed_dataset) != data_hash(synthetic_dataset), name
+def test_a_folder_has_one_run_at_a_time_until_its_process_is_gone(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "training\n"
+        with (
+            pytest.raises(DataError, match=f"another run is training here, process {other.pid} on"),
+            sole_run(tmp_path),
+        ):
+            pass
+        other.kill()
+    with sole_run(tmp_path):
+        assert f"process {os.getpid()} on" in (tmp_path / "run.lock").read_text(encoding="utf-8")
 
 
-def test_equal_data_have_equal_hashes(synthetic_dataset: Dataset) -> None:
-    events = synthetic_dataset.events
-    copied = replace(synthetic_dataset, events=replace(events, item_id=np.array(events.item_id)))
-    assert data_hash(copied) == data_hash(synthetic_dataset)
-
-
-@pytest.mark.parametrize("column", ["launched_at", "content_embedding"])
-def test_launches_and_content_embeddings_are_part_of_the_data(
-    synthetic_dataset: Dataset, column: str
-) -> None:
-    catalogue = synthetic_dataset.catalogue
-    values = np.zeros((len(catalogue.item_id), 2), dtype=np.float32 if column != "launched_at" else np.int64)
-    datasets = [
-        replace(synthetic_dataset, catalogue=replace(catalogue, **{column: values + shift}))
-        for shift in (0, 1)
-    ]
-    assert data_hash(datasets[0]) != data_hash(datasets[1])
+def test_a_folder_that_cant_be_written_is_no_reason_to_stop(tmp_path: Path) -> None:
+    (tmp_path / "run.lock").mkdir()
+    with sole_run(tmp_path):
+        pass
