@@ -23,6 +23,7 @@ from foundation.errors import DataError
 START_TIMEOUT = timedelta(minutes=10)
 STORE_TIMEOUT = timedelta(seconds=1)
 _STORE_PORT = "marquee/store_port"
+_GLOO = "gloo/transport"
 
 
 @contextmanager
@@ -31,6 +32,9 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
 
     Args:
         alone: without torchrun, make a group of one (TorchRec needs one) instead of none.
+
+    Raises:
+        DataError: another process ended while this one waited for it.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         here, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -46,6 +50,14 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
         yield rank(), world_size()
         # Nobody leaves while another rank may still be sending.
         barrier()
+    except RuntimeError as error:
+        # Gloo has no error of its own for it. Where it was met tells nothing; what counts, the other process said.
+        if _GLOO not in str(error):
+            raise
+        reason = str(error).partition(". ")[0]
+        raise DataError(
+            f"process {rank()}: lost another process, which may have said why: {reason}"
+        ) from None
     finally:
         dist.destroy_process_group()
 

@@ -70,6 +70,26 @@ def test_a_row_group_that_goes_bad_stops_the_run(config, damaged) -> None:
         cotrain(replace(config, rows=damaged))
 
 
+def test_a_row_group_that_one_process_meets_ends_them_all_with_a_line_each(
+    damaged, release_folder, tmp_path
+) -> None:
+    words = ["--rows", str(damaged), "--release", str(release_folder), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ranker.cotrain", *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert sum("part-00000.parquet: row group 3: " in line for line in errors) == 1
+    # torchrun may end the other before it has anything to say.
+    assert all("row group 3: " in line or "lost another process" in line for line in errors)
+    assert "[rank" not in done.stderr
+
+
 @pytest.mark.usefixtures("group")
 def test_a_row_group_that_goes_bad_is_skipped_told_and_counted(config, damaged, capsys) -> None:
     document = cotrain(replace(config, rows=damaged, logged=LoggedConfig(bad_rows="skip")))
