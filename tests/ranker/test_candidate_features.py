@@ -23,6 +23,7 @@ from ranker.features.candidate_features import CandidateFeature, CandidateFeatur
 from ranker.requests.candidate_values import candidate_values
 from ranker.rows.folder import RowFolder
 from ranker.rows.job import RowsConfig, make_rows
+from ranker.rows.manifest import PARTS
 from ranker.schema import load_candidate_features, load_tasks
 
 WATCH = '[[task]]\nname = "watch"\nkind = "column"\ncolumn = "label_watch"\n'
@@ -239,19 +240,18 @@ def world(synthetic_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(synthetic_folder, tmp_path / "world"))
 
 
-def test_rows_have_positions_for_training_and_the_fixed_one_for_tests(
+def test_rows_of_every_part_have_the_positions_that_labels_are_of(
     world: Path, release_folder: Path, tmp_path: Path
 ) -> None:
     make_rows(RowsConfig(world, release_folder, tmp_path / "rows"))
     folder = RowFolder.open(tmp_path / "rows")
     assert [known.feature for known in folder.features.config.candidates.known] == [POSITION]
-    train = folder.read_all("train")
-    place = np.arange(len(train.item_rows)) - np.repeat(
-        train.candidate_offsets[:-1], np.diff(train.candidate_offsets)
-    )
-    assert (train.candidates.sparse[:, 0] == FIRST_KNOWN + place).all(), "shown in the order of the list"
-    for part in ("validation", "test"):
-        assert set(folder.read_all(part).candidates.sparse[:, 0]) == {FIRST_KNOWN}, part
+    for part in PARTS:
+        rows = folder.read_all(part)
+        place = np.arange(len(rows.item_rows)) - np.repeat(
+            rows.candidate_offsets[:-1], np.diff(rows.candidate_offsets)
+        )
+        assert (rows.candidates.sparse[:, 0] == FIRST_KNOWN + place).all(), (part, "in the order of the list")
 
 
 def test_rows_of_another_declaration_are_not_taken_for_these(
