@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -62,7 +63,8 @@ def build_foreign(config: ForeignConfig, width: int, num_layers: int) -> Foreign
     """The decoder that `config` names.
 
     Raises:
-        DataError: no such adapter is installed, or the decoder has another width or number of layers.
+        DataError: no such adapter is installed, or not what it needs; the decoder has another width or number of
+            layers.
     """
     offered = {point.name: point for point in entry_points(group=GROUP)}
     if config.adapter not in offered:
@@ -73,7 +75,14 @@ def build_foreign(config: ForeignConfig, width: int, num_layers: int) -> Foreign
     settings: dict[str, Any] = json.loads(config.settings)
     if config.weights:
         settings[_WEIGHTS] = config.weights
-    decoder: ForeignDecoder = offered[config.adapter].load()(settings)
+    try:
+        build: Callable[[dict[str, Any]], ForeignDecoder] = offered[config.adapter].load()
+    except ImportError as error:
+        raise DataError(
+            f"foreign.adapter {config.adapter!r} can't be loaded: {error}; install what it needs"
+            " (hugging_face: requirements/hugging_face.txt)"
+        ) from None
+    decoder = build(settings)
     for name, ours in (("width", width), ("num_layers", num_layers)):
         theirs = getattr(decoder, name)
         if theirs != ours:

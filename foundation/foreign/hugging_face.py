@@ -24,11 +24,11 @@ def build(settings: dict[str, Any]) -> HuggingFaceDecoder:
     """The entry point `hugging_face`.
 
     Args:
-        settings: a transformers config.json, `model_type` among it; `weights` may name a folder with a saved model to
-            start from, else weights are drawn anew.
+        settings: a transformers config.json, `model_type` among it; `weights` may name a folder with a saved model of
+            these settings to start from, else weights are drawn anew. They are held in float32, however saved.
 
     Raises:
-        DataError: settings or weights make no model.
+        DataError: settings make no model, or weights are of another.
     """
     settings = dict(settings)
     weights = settings.pop("weights", None)
@@ -38,12 +38,17 @@ def build(settings: dict[str, Any]) -> HuggingFaceDecoder:
             'foreign.settings has no model_type; give a transformers config.json, as {"model_type": "llama", ...}'
         )
     try:
-        if weights is not None:
-            return HuggingFaceDecoder(AutoModel.from_pretrained(weights, local_files_only=True))
         config = AutoConfig.for_model(model_type, **{**settings, **_NO_WORDS})
-        return HuggingFaceDecoder(AutoModel.from_config(config))
+        decoder = HuggingFaceDecoder(AutoModel.from_config(config, dtype=torch.float32))
+        if weights is not None:
+            saved = HuggingFaceDecoder(AutoModel.from_pretrained(weights, local_files_only=True))
+            # A release keeps settings alone: a model made of the folder's own would not come back from it.
+            decoder.load_state_dict(saved.state_dict())
     except (ValueError, OSError, TypeError) as error:
         raise DataError(f"foreign: transformers makes no model of these settings: {error}") from None
+    except RuntimeError as error:
+        raise DataError(f"foreign.weights: {weights!r} is no model of foreign.settings: {error}") from None
+    return decoder
 
 
 class HuggingFaceDecoder(ForeignDecoder):

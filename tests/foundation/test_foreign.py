@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModel
 
 from foundation.branches import branches
 from foundation.dataset import Dataset
@@ -125,6 +127,29 @@ def test_every_parameter_of_it_is_trained(decoder) -> None:
 def test_what_makes_no_decoder_is_named(adapter: str, settings_text: str, said: str) -> None:
     with pytest.raises(DataError, match=said):
         build_foreign(ForeignConfig(adapter, settings_text), WIDTH, LAYERS)
+
+
+def test_an_adapter_whose_package_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.delitem(sys.modules, "foundation.foreign.hugging_face", raising=False)
+    with pytest.raises(DataError, match=r"'hugging_face' can't be loaded: .*requirements/hugging_face.txt"):
+        build_foreign(ForeignConfig("hugging_face", json.dumps(LLAMA)), WIDTH, LAYERS)
+
+
+def test_first_weights_come_from_a_saved_model_of_the_same_settings(tmp_path: Path) -> None:
+    config = AutoConfig.for_model(**LLAMA, vocab_size=9)
+    saved = AutoModel.from_config(config).to(torch.bfloat16)
+    saved.save_pretrained(tmp_path)
+    found = build_foreign(ForeignConfig("hugging_face", json.dumps(LLAMA), str(tmp_path)), WIDTH, LAYERS)
+    weights = dict(found.named_parameters())
+    assert {each.dtype for each in weights.values()} == {torch.float32}
+    assert torch.equal(weights["model.norm.weight"], saved.norm.weight.float())
+    own = saved.layers[1].mlp.up_proj.weight
+    assert torch.equal(weights["model.layers.1.mlp.up_proj.weight"], own.float())
+    # A release keeps the settings alone: were the folder's own taken, it could not be read again.
+    wider = ForeignConfig("hugging_face", json.dumps(LLAMA | {"intermediate_size": 40}), str(tmp_path))
+    with pytest.raises(DataError, match=r"foreign.weights: .* is no model of foreign.settings"):
+        build_foreign(wider, WIDTH, LAYERS)
 
 
 @pytest.mark.parametrize(
