@@ -79,11 +79,8 @@ class RowFolder:
                 f"{path / 'vocab.json'}: its hash is {found}, manifest.json says {said}; the file was changed"
             )
         fields = item_fields(features.tokenizer.schema, vocabularies)
-        tasks = json.loads(_text(path / TASKS))
-        items = _load_items(path / ITEMS)
-        return cls(
-            path, manifest, features, ItemFeatures(fields, *items), tuple(Task(**each) for each in tasks)
-        )
+        items = ItemFeatures(fields, *_load_items(path / ITEMS))
+        return cls(path, manifest, features, items, _load_tasks(path / TASKS, manifest.tasks))
 
     @property
     def widths(self) -> Widths:
@@ -141,6 +138,17 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: not found; a folder of rows has one") from None
+
+
+def _load_tasks(path: Path, names: tuple[str, ...]) -> tuple[Task, ...]:
+    try:
+        tasks = tuple(Task(**each) for each in json.loads(_text(path)))
+    except (json.JSONDecodeError, TypeError) as error:
+        raise DataError(f"{path}: not a list of tasks: {error}; make the rows anew") from None
+    found = tuple(task.name for task in tasks)
+    if found != names:
+        raise DataError(f"{path}: has tasks {found}, manifest.json says {names}; the file was changed")
+    return tasks
 
 
 def _load_items(path: Path) -> tuple:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ranker.model import RankerConfig, TowerKind
@@ -62,6 +62,13 @@ class CotrainConfig:
     def __post_init__(self) -> None:
         if (self.data is None) == (self.rows is None):
             raise ValueError("give either data, to make request rows of, or rows that were made of it")
+        if self.rows is not None:
+            made = (self.draws, self.requests, replace(self.logged, bad_rows="stop"))
+            if made != (CotrainConfig.draws, RequestConfig(per_profile=1), LoggedConfig()):
+                raise ValueError(
+                    "draws, requests and all of logged but bad_rows say how rows are made of data; the rows given are"
+                    " made: leave them out, or set them in python -m ranker.features"
+                )
         least = {"seed": 0, "num_epochs": 1, "requests_per_batch": 1, "checkpoint_every": 1}
         least |= {"draws": 1, "workers": 0}
         for name, smallest in least.items():

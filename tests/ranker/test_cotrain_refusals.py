@@ -22,6 +22,7 @@ from ranker.arches.interaction import InteractionConfig
 from ranker.cotrain import cotrain
 from ranker.model import RankerConfig
 from ranker.requests.logged import LoggedConfig
+from ranker.requests.request import RequestConfig
 from ranker.rows.folder import RowFolder
 from ranker.training.cotrain_config import CotrainConfig
 from ranker.training.optim import RankerOptimConfig
@@ -174,6 +175,17 @@ def test_rows_without_test_requests_are_refused_before_training(config, rows_fol
     assert cotrain(replace(config, rows=rows, out=tmp_path / "out", epochs=1))["steps"] == 10
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[", "not a list of tasks"), ('[{"a": 1}]', "not a list of tasks"), ("[]", "has tasks")],
+)
+def test_changed_tasks_of_rows_are_named(rows_folder, tmp_path, content, said) -> None:
+    rows = Path(shutil.copytree(rows_folder, tmp_path / "rows"))
+    (rows / "tasks.json").write_text(content, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"tasks\.json: {said}"):
+        RowFolder.open(rows)
+
+
 @pytest.mark.usefixtures("group")
 def test_rows_of_another_release_are_refused(config, synthetic_folder, tmp_path) -> None:
     other = pretrain(PretrainConfig(synthetic_folder, tmp_path / "other", epochs=1))
@@ -184,6 +196,19 @@ def test_rows_of_another_release_are_refused(config, synthetic_folder, tmp_path)
 @pytest.mark.parametrize("change", [{"data": Path("data")}, {"rows": None}])
 def test_either_data_or_rows_must_be_given(config, change) -> None:
     with pytest.raises(ValueError, match="give either data"):
+        replace(config, **change)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"draws": 2},
+        {"requests": RequestConfig(negatives=3, per_profile=1)},
+        {"logged": LoggedConfig(max_candidates=9)},
+    ],
+)
+def test_how_to_make_rows_is_not_asked_of_rows_that_are_made(config, change) -> None:
+    with pytest.raises(ValueError, match="say how rows are made of data"):
         replace(config, **change)
 
 

@@ -90,8 +90,8 @@ def test_other_rows_in_a_runs_folder_are_refused(event_task_folder, release_fold
     schema.write_text(text.replace("at_least = 1800", "at_least = 3600"), encoding="utf-8")
     make_rows(RowsConfig(data, release_folder, folders[1], draws=1))
     with process_group():
-        cotrain(replace(config, data=None, rows=folders[0]))
-        said = refusal(replace(config, data=None, rows=folders[1]), "run.json")
+        cotrain(replace(config, data=None, draws=CotrainConfig.draws, rows=folders[0]))
+        said = refusal(replace(config, data=None, draws=CotrainConfig.draws, rows=folders[1]), "run.json")
     assert " was " in said
 
 
@@ -99,7 +99,11 @@ def test_fewer_requests_in_a_batch_than_processes_are_refused(
     rows_folder, release_folder, tmp_path, monkeypatch
 ) -> None:
     config = replace(
-        short_run(rows_folder, release_folder, tmp_path), data=None, rows=rows_folder, requests_per_batch=2
+        short_run(rows_folder, release_folder, tmp_path),
+        data=None,
+        draws=CotrainConfig.draws,
+        rows=rows_folder,
+        requests_per_batch=2,
     )
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
     with pytest.raises(
