@@ -2,7 +2,7 @@
 
     python -m serving.export --ranker RUN/ranker --out RUN/repository
 
-The last line printed is one JSON document with the repository and the measured parity.
+The last line printed is one JSON document with the repository, the mode and the measured parity.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import tyro
 
 from foundation.errors import run_command
 from foundation.library_notices import library_notices_off
+from serving.contract import MODEL
+from serving.model_folder import VERSION, check_files
 from serving.parity import ParityError
 from serving.repository import ExportConfig, export_repository
 
@@ -27,7 +29,8 @@ def main(config: ExportConfig) -> None:
     except ParityError as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         raise SystemExit(1) from None
-    print(json.dumps({"repository": str(config.out), "parity": asdict(parity)}))
+    mode = check_files(config.out / MODEL / VERSION)["mode"]
+    print(json.dumps({"repository": str(config.out), "mode": mode, "parity": asdict(parity)}))
 
 
 if __name__ == "__main__":

@@ -148,8 +148,10 @@ class Halves(NamedTuple):
 def split(ranker: Ranker, mode: Mode | None = None) -> Halves:
     """Cut a copy of an unsharded ranker; the ranker itself stays as it is.
 
-    The tables hold `4 (H + E)` bytes for each item row (first hidden width, dot-product width): 1.3 kB with
-    the default widths, 5 MB for four thousand items; candidate tokens `4 D` more.
+    The candidate half's tables hold `4 (H + E)` bytes for each item row (first hidden width, dot-product width): 1.3 kB
+    with the default widths, 5 MB for four thousand items; `4 D` more for candidate tokens, 4 by the width of what a
+    cross network reads. The profile half has the item vectors, another `4 D`, twice where tokens tell an item's age.
+    While cutting, the copied ranker and its catalogue of vectors are in memory beside them.
 
     Args:
         ranker: in either mode of training.

@@ -163,10 +163,11 @@ def test_the_ranker_learns_both_labels(run: Path) -> None:
 @pytest.mark.parametrize("mode", ["vector", "crossing"])
 def test_it_is_served(run: Path, mode: str) -> None:
     repository = run / f"repository-{mode}"
-    command(
+    exported = command(
         "serving.export",
         *("--ranker", run / "ranker" / "ranker", "--out", repository, "--data", run / "data", "--mode", mode),
     )
+    assert exported["mode"] == mode
     request = RankRequest(
         timestamp=1_701_000_000 + 6 * DAY,
         candidates=[f"sku-{sku}" for sku in range(SKUS)],
