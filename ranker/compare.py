@@ -24,13 +24,13 @@ class CompareConfig:
     Attributes:
         first: folder of a finished co-training run.
         second: folder of the run it is compared with.
-        task: whose GAUC.
+        task: whose GAUC; None for the first of the first run.
         seed: of the bootstrap.
     """
 
     first: Path
     second: Path
-    task: str = "watch"
+    task: str | None = None
     seed: int = 0
 
 

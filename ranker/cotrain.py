@@ -26,7 +26,7 @@ from foundation.atomic import atomic_file
 from foundation.errors import DataError, run_command
 from foundation.manifest import Manifest
 from foundation.release import load_release
-from foundation.run_record import keep_record, sole_run
+from foundation.run_record import RECORD, keep_record, sole_run
 from ranker.artifact import TrainedRanker, save_ranker
 from ranker.evaluation.evaluation import DUMP, write_request_auc
 from ranker.evaluation.plots import plot_calibration, plot_steps
@@ -55,12 +55,16 @@ def cotrain(config: CotrainConfig) -> dict[str, Any]:
     """
     release = load_release(config.release)
     rows = rows_of_run(config, release)
-    keep_record(config.out, _settings(config, rows))
+    settings = _settings(config, rows)
+    if (config.out / RECORD).exists():
+        keep_record(config.out, settings)
     if (config.out / "ranker").exists():
         if dist.get_rank() == 0:
             print(f"{config.out}: this run is finished; its ranker is {config.out / 'ranker'}", flush=True)
         return json.loads((config.out / "metrics.json").read_text(encoding="utf-8"))
     run = Cotraining(config, rows, release)
+    # Only now: settings that don't fit the release leave nothing that their correction would not fit.
+    keep_record(config.out, settings)
     try:
         _train(run)
     except DataError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from foundation.aggregation import LayerMix, Pool
+from foundation.errors import DataError
 from foundation.layout import Layout
 from foundation.model import unit
 
@@ -72,13 +73,13 @@ class LayerTaps(nn.Module):
         num_layers: of the decoder.
 
     Raises:
-        ValueError: a tap is above the decoder's layers.
+        DataError: a tap is above the decoder's layers.
     """
 
     def __init__(self, config: ProfileConfig, width: int, num_layers: int) -> None:
         super().__init__()
         if max(config.taps) > num_layers:
-            raise ValueError(
+            raise DataError(
                 f"ProfileConfig.taps is {config.taps}; the release's decoder has {num_layers} layers"
             )
         self.config = config

@@ -18,25 +18,28 @@ from ranker.evaluation.evaluation import CANDIDATES_HASH, HISTORY_END, PROFILE, 
 
 NUM_SAMPLES = 10_000
 _SAMPLES_PER_CHUNK = 500
+_AUC = "auc_"
 
 
-def compare_dumps(first: Path, second: Path, task: str, seed: int = 0) -> dict[str, Any]:
+def compare_dumps(first: Path, second: Path, task: str | None = None, seed: int = 0) -> dict[str, Any]:
     """GAUC of two rankers on the same test requests, its difference, and that difference's 95 % interval.
 
     Args:
         first, second: `test_requests.parquet` of two runs.
-        task: which of their tasks.
+        task: which of their tasks; None for the first of the first run.
         seed: of the bootstrap.
 
     Returns:
-        gauc_first, gauc_second, gauc_difference (first - second), gauc_difference_ci95 [low, high], requests,
+        task, gauc_first, gauc_second, gauc_difference (first - second), gauc_difference_ci95 [low, high], requests,
         profiles, samples.
 
     Raises:
         DataError: a file is unreadable, lacks the task, or the two are of different requests
             or candidates.
     """
-    column, key = f"auc_{task}", [REQUEST, PROFILE, HISTORY_END, CANDIDATES_HASH]
+    key = [REQUEST, PROFILE, HISTORY_END, CANDIDATES_HASH]
+    task = _task(Table(first, key), task)
+    column = _AUC + _task(Table(second, key), task)
     tables = [Table(path, [*key, column]).frame for path in (first, second)]
     keys = [table.select(key) for table in tables]
     aucs = [table[column].cast(pl.Float64).fill_null(float("nan")).to_numpy() for table in tables]
@@ -51,6 +54,7 @@ def compare_dumps(first: Path, second: Path, task: str, seed: int = 0) -> dict[s
     difference = aucs[0][kept] - aucs[1][kept]
     low, high = paired_interval(difference, profile, seed)
     return {
+        "task": task,
         "gauc_first": float(aucs[0][kept].mean()),
         "gauc_second": float(aucs[1][kept].mean()),
         "gauc_difference": float(difference.mean()),
@@ -59,6 +63,18 @@ def compare_dumps(first: Path, second: Path, task: str, seed: int = 0) -> dict[s
         "profiles": len(np.unique(profile)),
         "samples": NUM_SAMPLES,
     }
+
+
+def _task(table: Table, task: str | None) -> str:
+    """`task`, or the first that a dump has.
+
+    Raises:
+        DataError: it has none such.
+    """
+    tasks = [name.removeprefix(_AUC) for name in pl.read_parquet_schema(table.path) if name.startswith(_AUC)]
+    if not tasks or task not in (None, *tasks):
+        raise DataError(f"{table.path}: has no task {task!r}; it has {', '.join(tasks)}")
+    return task or tasks[0]
 
 
 def paired_interval(

@@ -55,6 +55,7 @@ def test_comparing_says_both_and_the_difference(tmp_path) -> None:
     first = write(tmp_path / "first.parquet", profile, np.array([0.9, 0.7, np.nan, 0.8]))
     second = write(tmp_path / "second.parquet", profile, np.array([0.8, 0.6, np.nan, 0.7]))
     found = compare_dumps(first, second, "watch")
+    assert found == compare_dumps(first, second), "without a task it is the first"
     assert found["gauc_first"] == pytest.approx(0.8)
     assert found["gauc_second"] == pytest.approx(0.7)
     assert found["gauc_difference"] == pytest.approx(0.1)
@@ -74,7 +75,7 @@ def test_other_requests_and_missing_tasks_are_refused(tmp_path) -> None:
         )
     with pytest.raises(DataError, match="holds other requests than"):
         compare_dumps(first, write(tmp_path / "drawn.parquet", np.array([1, 2]), aucs, "d6"), "watch")
-    with pytest.raises(DataError, match="no column 'auc_like'"):
+    with pytest.raises(DataError, match="has no task 'like'; it has watch"):
         compare_dumps(first, first, "like")
     nothing = write(tmp_path / "nothing.parquet", np.array([1, 2]), np.array([np.nan, np.nan]))
     with pytest.raises(DataError, match="no request has a positive and a negative"):
