@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from foundation.aggregation import Aggregation, AggregationConfig
 from foundation.decoder import Decoder, DecoderConfig, DecoderPass
+from foundation.errors import DataError
 from foundation.foreign.config import ForeignConfig, build_foreign
 from foundation.foreign.packed import PackedForeign
 from foundation.intent import Intent
@@ -88,7 +89,14 @@ def unit(x: Tensor) -> Tensor:
 def _decoder(config: FoundationConfig) -> Decoder | PackedForeign:
     if not config.foreign.adapter:
         return Decoder(config.decoder)
-    return PackedForeign(build_foreign(config.foreign, config.decoder.width, config.decoder.num_layers))
+    decoder = build_foreign(config.foreign, config.decoder.width, config.decoder.num_layers)
+    needed = config.window.window + 2  # the request's own token, and a candidate's behind it
+    if decoder.max_positions is not None and decoder.max_positions < needed:
+        raise DataError(
+            f"foreign.settings gives the decoder {decoder.max_positions} positions; window.window = "
+            f"{config.window.window} needs {needed}"
+        )
+    return PackedForeign(decoder)
 
 
 class FoundationModel(nn.Module):

@@ -62,6 +62,7 @@ class HuggingFaceDecoder(ForeignDecoder):
         super().__init__()
         self.width = model.config.hidden_size  # type: ignore[union-attr]
         self.num_layers = model.config.num_hidden_layers  # type: ignore[union-attr]
+        self.max_positions = getattr(model.config, "max_position_embeddings", None)
         model.set_input_embeddings(nn.Identity())  # type: ignore[operator]
         self.model = model
 

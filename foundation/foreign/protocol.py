@@ -36,10 +36,12 @@ class ForeignDecoder(nn.Module, ABC):
     Attributes:
         width: D.
         num_layers: L.
+        max_positions: how many positions it knows; None: any number.
     """
 
     width: int
     num_layers: int
+    max_positions: int | None = None
 
     @abstractmethod
     def forward(self, tokens_BSD: Tensor) -> ForeignPass:

@@ -152,6 +152,18 @@ def test_first_weights_come_from_a_saved_model_of_the_same_settings(tmp_path: Pa
         build_foreign(wider, WIDTH, LAYERS)
 
 
+@pytest.mark.parametrize("shape", [LLAMA | {"max_position_embeddings": 13}, GPT2 | {"n_positions": 13}])
+def test_a_decoder_knows_as_many_positions_as_the_window_needs(synthetic_dataset: Dataset, shape) -> None:
+    tokenizer = Tokenizer(synthetic_dataset.schema, build_vocabularies(synthetic_dataset))
+    foreign = ForeignConfig("hugging_face", json.dumps(shape))
+    sizes = DecoderConfig(width=WIDTH, num_layers=LAYERS)
+    build_model(FoundationConfig(sizes, WindowConfig(11, 4), foreign=foreign), tokenizer, synthetic_dataset)
+    with pytest.raises(DataError, match=r"13 positions; window.window = 12 needs 14"):
+        build_model(
+            FoundationConfig(sizes, WindowConfig(12, 4), foreign=foreign), tokenizer, synthetic_dataset
+        )
+
+
 @pytest.mark.parametrize(
     ("text", "said"), [("no-such-file.json", "no file"), ("{", "not JSON"), ("{}x", "not JSON")]
 )
