@@ -70,6 +70,10 @@ class EventIndex:
         began = self.dataset.events.timestamp[np.where(there, history_end, 0)]
         return int((there & (began < timestamp)).sum())
 
+    def num_before_cut(self, profile: NDArray[np.int64], history_end: NDArray[np.int64]) -> int:
+        """Requests that no part takes, since the decoder was pre-trained on what came of them: see `usable`."""
+        return int((history_end < self._cut[profile]).sum())
+
     def usable(
         self, profile: NDArray[np.int64], history_end: NDArray[np.int64], which: Which
     ) -> NDArray[np.int64]:

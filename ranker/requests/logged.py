@@ -127,6 +127,9 @@ class LoggedRequests:
                 done = first + frame.height
                 self.counts["requests read"] += frame.height
                 self.counts["candidates read"] += len(requests.candidate_id)
+                self.counts["requests before the cut, not used"] += self.index.num_before_cut(
+                    requests.profile, requests.history_end
+                )
                 if len(requests.profile):
                     yield requests
         except StopError:
