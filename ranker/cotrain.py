@@ -168,7 +168,10 @@ def main() -> None:
                 raise SystemExit(2) from None
             raise
     if rank == 0:
-        print(json.dumps(document))
+        # Slices and modes fill pages: they are for metrics.json.
+        print(
+            json.dumps({name: value for name, value in document.items() if name not in ("slices", "modes")})
+        )
 
 
 if __name__ == "__main__":

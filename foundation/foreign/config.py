@@ -76,18 +76,24 @@ def build_foreign(config: ForeignConfig, width: int, num_layers: int) -> Foreign
     if config.weights:
         settings[_WEIGHTS] = config.weights
     try:
-        build: Callable[[dict[str, Any]], ForeignDecoder] = offered[config.adapter].load()
+        build: Callable[[dict[str, Any], int, int], ForeignDecoder] = offered[config.adapter].load()
     except ImportError as error:
         raise DataError(
             f"foreign.adapter {config.adapter!r} can't be loaded: {error}; install what it needs"
             " (hugging_face: requirements/hugging_face.txt)"
         ) from None
-    decoder = build(settings)
-    for name, ours in (("width", width), ("num_layers", num_layers)):
-        theirs = getattr(decoder, name)
+    return build(settings, width, num_layers)
+
+
+def check_sizes(width: int, num_layers: int, found_width: int, found_layers: int) -> None:
+    """Refuses a decoder of other sizes than the foundation model's; for adapters, before they build a large one.
+
+    Raises:
+        DataError: names the size and how to set it.
+    """
+    for name, ours, theirs in (("width", width, found_width), ("num_layers", num_layers, found_layers)):
         if theirs != ours:
             raise DataError(
-                f"decoder.{name} is {ours}, the decoder of foreign.adapter {config.adapter!r} has {theirs}; set "
-                f"--decoder.{name.replace('_', '-')} {theirs}"
+                f"decoder.{name} is {ours}, and {theirs} by foreign.settings; set --decoder.{name.replace('_', '-')} "
+                f"{theirs}, or change the settings"
             )
-    return decoder

@@ -15,20 +15,22 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, DynamicCache
 
 from foundation.errors import DataError
+from foundation.foreign.config import check_sizes
 from foundation.foreign.protocol import ForeignDecoder, ForeignPass, LayerMemory
 
 _NO_WORDS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 
 
-def build(settings: dict[str, Any]) -> HuggingFaceDecoder:
+def build(settings: dict[str, Any], width: int, num_layers: int) -> HuggingFaceDecoder:
     """The entry point `hugging_face`.
 
     Args:
         settings: a transformers config.json, `model_type` among it; `weights` may name a folder with a saved model of
             these settings to start from, else weights are drawn anew. They are held in float32, however saved.
+        width, num_layers: what it must have.
 
     Raises:
-        DataError: settings make no model, or weights are of another.
+        DataError: settings make no model or one of other sizes, or weights are of another.
     """
     settings = dict(settings)
     weights = settings.pop("weights", None)
@@ -39,11 +41,14 @@ def build(settings: dict[str, Any]) -> HuggingFaceDecoder:
         )
     try:
         config = AutoConfig.for_model(model_type, **{**settings, **_NO_WORDS})
+        check_sizes(width, num_layers, config.hidden_size, config.num_hidden_layers)
         decoder = HuggingFaceDecoder(AutoModel.from_config(config, dtype=torch.float32))
         if weights is not None:
             saved = HuggingFaceDecoder(AutoModel.from_pretrained(weights, local_files_only=True))
             # A release keeps settings alone: a model made of the folder's own would not come back from it.
             decoder.load_state_dict(saved.state_dict())
+    except DataError:
+        raise
     except (ValueError, OSError, TypeError) as error:
         raise DataError(f"foreign: transformers makes no model of these settings: {error}") from None
     except RuntimeError as error:

@@ -3,7 +3,8 @@
 Shapes: B sequences, S longest sequence, N branches of a sequence, L layers, D model width, H key heads, K head width.
 
 A package offers one as an entry point of the group `marquee.decoders`: a function from settings (a dict, as read from
-JSON) to a `ForeignDecoder`. `foundation.foreign.hugging_face` is a worked example.
+JSON), width and number of layers to a `ForeignDecoder` of these sizes. `foundation.foreign.hugging_face` is a worked
+example.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.tensorboard import SummaryWriter
@@ -16,6 +17,8 @@ STEPS_PER_CURVE_POINT = 10
 STEPS_PER_MEASURE = 50
 """Windowed metrics take some tens of milliseconds, of all ranks."""
 VALIDATION_REQUESTS_PER_PROFILE = 2
+OVERFITTED = 1.02
+"""Validation entropy after the last epoch, in units of the best epoch's, from which on a run warns."""
 
 
 class Report:
@@ -32,6 +35,7 @@ class Report:
         self.curves = stack.enter_context(SummaryWriter(run.config.out / "tensorboard", purge_step=done))
         self.progress = stack.enter_context(Progress(run.num_steps, done))
         self.losses = run.trainer.loss_names
+        self.entropies: dict[int, float] = {}
         self.validation = run.validation(VALIDATION_REQUESTS_PER_PROFILE)
         self.progress.say(
             f"{run.config.ranker.tower} tower · {run.config.num_epochs} epochs · {run.num_steps:,} steps of "
@@ -78,3 +82,16 @@ class Report:
         self.progress.say(
             f"epoch {epoch + 1}/{self.run.config.num_epochs} · validation {' · '.join(figures)}"
         )
+        self._warn_of_overfitting(epoch, [each["normalised_entropy"] for each in evaluation.metrics.values()])
+
+    def _warn_of_overfitting(self, epoch: int, entropies: list[float]) -> None:
+        """After the last epoch: whether an earlier one of this start was better. The run keeps the last."""
+        self.entropies[epoch] = float(np.nanmean(entropies)) if not np.isnan(entropies).all() else np.nan
+        if epoch + 1 < self.run.config.num_epochs or np.isnan(list(self.entropies.values())).any():
+            return
+        best = min(self.entropies, key=self.entropies.__getitem__)
+        if self.entropies[epoch] > OVERFITTED * self.entropies[best]:
+            self.progress.say(
+                f"warning: validation normalised entropy was {self.entropies[best]:.4f} after epoch {best + 1} and is "
+                f"{self.entropies[epoch]:.4f} now: it overfits; --epochs {best + 1} in another --out would do better"
+            )
