@@ -19,6 +19,7 @@ from foundation.manifest import training_cut_of
 from ranker.artifact import LoadedRanker, load_ranker
 from ranker.evaluation.evaluation import evaluate, write_request_auc
 from ranker.evaluation.plots import plot_calibration
+from ranker.features.facet_names import FacetNames, facet_names
 from ranker.requests.request import RequestConfig
 from ranker.requests.source import build_requests
 from ranker.rows.folder import RowFolder
@@ -61,10 +62,10 @@ def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
         DataError: ranker or data are wrong, or the ranker was trained with other profiles held out.
     """
     ranker = load_ranker(config.ranker)
-    rows = (
+    rows, names = (
         _made_rows(config, ranker) if config.rows is None else _read_rows(config.rows, config.which, ranker)
     )
-    evaluation = evaluate(ranker.model, ranker.features, rows, ranker.log_rates)
+    evaluation = evaluate(ranker.model, ranker.features, rows, ranker.log_rates, names)
     if config.dump is not None:
         write_request_auc(config.dump, rows, evaluation)
     if config.plots is not None:
@@ -72,7 +73,7 @@ def evaluate_ranker(config: EvaluateConfig) -> dict[str, Any]:
     return evaluation.to_json()
 
 
-def _made_rows(config: EvaluateConfig, ranker: LoadedRanker) -> Rows:
+def _made_rows(config: EvaluateConfig, ranker: LoadedRanker) -> tuple[Rows, FacetNames]:
     assert config.data is not None
     dataset = load_dataset(config.data)
     if ranker.manifest.trained_on.cut != training_cut_of(dataset):
@@ -81,10 +82,12 @@ def _made_rows(config: EvaluateConfig, ranker: LoadedRanker) -> Rows:
             " evaluate it on its own data"
         )
     requests = build_requests(dataset, ranker.tasks, config.which, config.requests)
-    return RowMaker(dataset, ranker.features).rows(requests)
+    return RowMaker(dataset, ranker.features).rows(requests), facet_names(dataset)
 
 
-def _read_rows(folder: Path, which: Literal["validation", "test"], ranker: LoadedRanker) -> Rows:
+def _read_rows(
+    folder: Path, which: Literal["validation", "test"], ranker: LoadedRanker
+) -> tuple[Rows, FacetNames]:
     rows = RowFolder.open(folder)
     made, trained = rows.manifest, ranker.manifest
     tasks = tuple(task.name for task in ranker.tasks)
@@ -99,7 +102,7 @@ def _read_rows(folder: Path, which: Literal["validation", "test"], ranker: Loade
                 f"{folder / MANIFEST}: {name} is {found}, the ranker's is {expected}; evaluate it on the rows that it"
                 " was trained on"
             )
-    return rows.read_all(which)
+    return rows.read_all(which), rows.facet_names
 
 
 def main() -> None:

@@ -158,6 +158,7 @@ def test_the_ranker_learns_both_labels(run: Path) -> None:
     document = json.loads((run / "ranker" / "metrics.json").read_text(encoding="utf-8"))
     for task in ("click", "order"):
         assert document["tasks"][task]["gauc"] > 0.6, task
+    assert set(document["slices"]["shop"]) == {"web", "app"}
 
 
 @pytest.mark.parametrize("mode", ["vector", "crossing"])

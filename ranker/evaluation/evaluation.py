@@ -24,6 +24,7 @@ from ranker.evaluation.figures import Figures, Predictions, figures, without_nan
 from ranker.evaluation.metrics import grouped_auc
 from ranker.evaluation.slices import candidate_slices
 from ranker.features.builder import FeatureBuilder
+from ranker.features.facet_names import FacetNames
 from ranker.model import BothLogits, Ranker
 from ranker.rows.inputs import model_inputs
 from ranker.rows.rows import Rows
@@ -135,7 +136,11 @@ def modes_of(model: Ranker) -> tuple[Mode, ...]:
 
 
 def evaluate(
-    model: Ranker, features: FeatureBuilder, rows: Rows, log_rates: Sequence[float] = ()
+    model: Ranker,
+    features: FeatureBuilder,
+    rows: Rows,
+    log_rates: Sequence[float] = (),
+    names: FacetNames | None = None,
 ) -> Evaluation:
     """Figures of every task over its labelled candidates, by mode and slice.
 
@@ -144,10 +149,11 @@ def evaluate(
         features: of the ranker, which may differ from the builder that made the rows in its recent items.
         rows: B requests.
         log_rates: of each task, see `TrainedRanker`; none given: 0 each.
+        names: what slices of facets are called.
     """
     with library_notices_off():
         scores = score(model, features, rows)
-    slices = candidate_slices(rows, features.tokenizer)
+    slices = candidate_slices(rows, features.tokenizer, names)
     rates = tuple(log_rates) or (0.0,) * len(model.tasks)
     modes, labelled = {}, {}
     for mode in scores.served:

@@ -5,6 +5,8 @@ Shapes: B requests, C candidates over the batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,7 @@ from foundation.raw_values import NO_VALUE
 from foundation.time_facets import SECONDS_PER_DAY
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, Vocabularies
+from ranker.features.facet_names import FacetNames
 from ranker.rows.rows import Rows
 
 FRESH_DAYS = 28
@@ -28,18 +31,23 @@ Slices = dict[str, dict[str, NDArray[np.bool_]]]
 """By name of the slicing, then of the slice: `[C]`, which candidates are in it."""
 
 
-def candidate_slices(rows: Rows, tokenizer: Tokenizer) -> Slices:
+def candidate_slices(rows: Rows, tokenizer: Tokenizer, names: FacetNames | None = None) -> Slices:
     """Which candidates of rows are in which slice; slices without a candidate are left out.
+
+    Args:
+        rows: B requests.
+        tokenizer: of the rows.
+        names: what values of facets are called, where they were strings.
 
     Returns:
         title: "fresh" (launched less than `FRESH_DAYS` days before the request, or without a training event) and
             "established".
         history_length: events before the request, all of them, whatever the window; "10-49" is from 10 to 49.
-        and for each categorical facet that says where a request comes from, its name: raw values (a string is its
-            hash), "other" (the less frequent ones), "unknown" (never seen in training), "none" (no value).
+        and for each categorical facet that says where a request comes from, its name: names or raw values, "other" (the
+            less frequent ones), "unknown" (never seen in training), "none" (no value).
     """
     sizes = np.diff(rows.candidate_offsets)
-    by_request = {"history_length": _by_length(rows), **_by_facet(rows, tokenizer)}
+    by_request = {"history_length": _by_length(rows), **_by_facet(rows, tokenizer, names or {})}
     fresh = fresh_candidates(rows, tokenizer.vocabularies)
     slices: Slices = {"title": {FRESH: fresh, ESTABLISHED: ~fresh}}
     for slicing, of_request in by_request.items():
@@ -68,7 +76,7 @@ def _by_length(rows: Rows) -> dict[str, NDArray[np.bool_]]:
     return {f"{least}{top}": number == i for i, (least, top) in enumerate(zip(LENGTHS, tops, strict=True))}
 
 
-def _by_facet(rows: Rows, tokenizer: Tokenizer) -> dict[str, dict[str, NDArray[np.bool_]]]:
+def _by_facet(rows: Rows, tokenizer: Tokenizer, names: FacetNames) -> dict[str, dict[str, NDArray[np.bool_]]]:
     facets = [each.name for each in tokenizer.schema.facets_of("where") if each.kind == "categorical"]
     if not facets:
         return {}
@@ -77,14 +85,14 @@ def _by_facet(rows: Rows, tokenizer: Tokenizer) -> dict[str, dict[str, NDArray[n
     facet_ids = np.full((len(rows), len(tokenizer.facet_columns)), PADDING_ROW, dtype=np.int64)
     facet_ids[:, tokenizer.context_columns] = request_side
     decoded = tokenizer.detokenize(facet_ids, np.full(len(rows), OUT_OF_VOCABULARY))
-    return {name: _by_value(decoded[name]) for name in facets}  # type: ignore[arg-type]
+    return {name: _by_value(decoded[name], names.get(name, {})) for name in facets}  # type: ignore[arg-type]
 
 
-def _by_value(values: Values) -> dict[str, NDArray[np.bool_]]:
+def _by_value(values: Values, names: Mapping[int, str]) -> dict[str, NDArray[np.bool_]]:
     is_known = values.row >= FIRST_KNOWN
     found, counts = np.unique(values.value[is_known], return_counts=True)
     frequent = found[np.argsort(-counts, kind="stable")[:MAX_VALUES]]
-    slices = {str(value): is_known & (values.value == value) for value in frequent}
+    slices = {names.get(int(value), str(value)): is_known & (values.value == value) for value in frequent}
     slices[OTHER] = is_known & ~np.isin(values.value, frequent)
     slices[UNKNOWN] = values.row == OUT_OF_VOCABULARY
     slices[NO_FACET_VALUE] = values.row < 0

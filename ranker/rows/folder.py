@@ -2,6 +2,7 @@
 
 manifest.json                              RowsManifest
 schema.json, vocab.json, features.json     the feature builder that made the rows
+facet_names.json                           what values of facets are called, where they were strings
 tasks.json                                 what the labels mean
 items.safetensors                          features of every item row
 train/draw-000/part-00000.parquet ..       training requests; a draw for each of some epochs
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from foundation.errors import DataError
 from ranker.features.builder import FeatureBuilder
+from ranker.features.facet_names import FacetNames, load_facet_names
 from ranker.features.files import load_features, save_features
 from ranker.features.item_features import ItemFeatures, item_fields
 from ranker.rows.manifest import Part, RowsManifest, ShardRecord, read_rows_manifest
@@ -55,6 +57,7 @@ class RowFolder:
         features: the builder that made the rows, without bags of recent items.
         items: features of every item row.
         tasks: the N columns of the labels.
+        facet_names: what values of facets are called, where they were strings.
     """
 
     path: Path
@@ -62,6 +65,7 @@ class RowFolder:
     features: FeatureBuilder
     items: ItemFeatures
     tasks: tuple[Task, ...]
+    facet_names: FacetNames
 
     @classmethod
     def open(cls, path: Path) -> RowFolder:
@@ -80,7 +84,8 @@ class RowFolder:
             )
         fields = item_fields(features.tokenizer.schema, vocabularies)
         items = ItemFeatures(fields, *_load_items(path / ITEMS))
-        return cls(path, manifest, features, items, _load_tasks(path / TASKS, manifest.tasks))
+        tasks = _load_tasks(path / TASKS, manifest.tasks)
+        return cls(path, manifest, features, items, tasks, load_facet_names(path))
 
     @property
     def widths(self) -> Widths:

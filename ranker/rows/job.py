@@ -19,6 +19,7 @@ from foundation.manifest import file_hash
 from foundation.release import Release, load_release
 from foundation.run_record import data_hash
 from ranker.assembly import row_features
+from ranker.features.facet_names import facet_names, save_facet_names
 from ranker.requests.logged import LoggedConfig
 from ranker.requests.request import RequestConfig
 from ranker.requests.shards import request_files
@@ -114,6 +115,7 @@ def make_rows(config: RowsConfig) -> dict[str, Any]:
         cost=_cost(build.folder, dataset, records, time.perf_counter() - started_s),
     )
     save_tables(build.folder, features, items, tasks)
+    save_facet_names(build.folder, facet_names(dataset))
     with atomic_file(build.folder / MANIFEST) as partial:
         partial.write_text(manifest.to_json(), encoding="utf-8")
     build.finish()

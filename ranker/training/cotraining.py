@@ -124,7 +124,7 @@ class Cotraining:
 
     def evaluate(self, rows: Rows) -> Evaluation:
         """Metrics of `whole`."""
-        return evaluate(self.whole, self.features, rows, self.log_rates)
+        return evaluate(self.whole, self.features, rows, self.log_rates, self.folder.facet_names)
 
     def save(self, step: int) -> None:
         """Begins to write the checkpoint of `step` steps done; every rank must call it, within `checkpoints`."""

@@ -83,14 +83,14 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> RowFolder:
     manifest = RowsManifest(
         FORMAT, ReleaseOrigin("", "", cut), "", ("watch",), widths, (1.0,), tuple(draws), (), ()
     )
-    return RowFolder(path, manifest, None, None, ())  # type: ignore[arg-type]
+    return RowFolder(path, manifest, None, None, (), {})  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def folder(written: RowFolder, tmp_path: Path) -> RowFolder:
     """A copy, to be damaged."""
     shutil.copytree(written.path, tmp_path / "rows")
-    return RowFolder(tmp_path / "rows", written.manifest, None, None, ())  # type: ignore[arg-type]
+    return RowFolder(tmp_path / "rows", written.manifest, None, None, (), {})  # type: ignore[arg-type]
 
 
 def loader(folder: RowFolder, rank: int = 0, world_size: int = 1, **options) -> RowLoader:
