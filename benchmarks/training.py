@@ -47,7 +47,7 @@ class TrainingSpeedConfig:
         blocks: rounds of the two variants' rotation.
         steps: timed in each block, after one that is not.
         tokens_per_batch: real tokens of a step of pre-training.
-        requests: of a step of co-training.
+        requests: of a step of co-training; of a step and process, in two of them.
         candidates: of such a request.
         rounds: jobs with one process, and as many with two, of co-training.
         threads: of this process; 0 for all available cores.

@@ -1,4 +1,4 @@
-"""Co-training in one process and in two, each with one thread: the same job, the same losses, more candidates a second.
+"""Co-training in one process on one core, and in two processes on two, each with one thread: the same job and losses.
 
 Shapes: S logged steps.
 """
@@ -34,7 +34,7 @@ class ProcessesSpeed:
         release: that the rows were made for.
         out: new folder for the runs.
         rounds: jobs with either number of processes.
-        requests: of a step.
+        requests: of a step and process; a step has as many for two processes, also where there is one.
     """
 
     rows: Path
@@ -48,14 +48,14 @@ def measure_processes(config: ProcessesSpeed, stations: Stations) -> dict[str, A
     """Candidates per second of each number of processes, their ratio, and how far their losses are apart."""
     per_candidate: dict[int, list[list[float]]] = {1: [], 2: []}
     curves: dict[int, NDArray[np.float64]] = {}
-    with _one_thread():
-        for number in range(config.rounds):
-            # The other order every second round: what slows the machine down meanwhile meets both.
-            for processes in (1, 2) if number % 2 == 0 else (2, 1):
-                out = config.out / f"{processes}-processes-{number}"
+    for number in range(config.rounds):
+        # The other order every second round: what slows the machine down meanwhile meets both.
+        for processes in (1, 2) if number % 2 == 0 else (2, 1):
+            out = config.out / f"{processes}-processes-{number}"
+            with _one_thread(), _cores(processes):
                 document = _train(config, stations, processes, out)
-                per_candidate[processes].append([1 / document["candidates_per_s"]])
-                curves[processes] = loss_curve(out / "tensorboard")
+            per_candidate[processes].append([1 / document["candidates_per_s"]])
+            curves[processes] = loss_curve(out / "tensorboard")
     differences = np.abs(curves[2] / curves[1] - 1)
     difference = float(np.max(differences))
     ratio = ratio_of_medians(per_candidate[1], per_candidate[2])
@@ -80,13 +80,24 @@ def _train(config: ProcessesSpeed, stations: Stations, processes: int, out: Path
     """One epoch, without dropout, whose random numbers are each process' own."""
     arguments = (
         *("--rows", config.rows, "--release", config.release, "--out", out, "--epochs", 1),
-        *("--dropout", 0, "--requests-per-batch", config.requests),
+        *("--dropout", 0, "--requests-per-batch", 2 * config.requests),
     )
     title = f"co-train in {processes} process{'es' * (processes > 1)}"
     if processes == 1:
         return stations.run(title, "ranker.cotrain", *arguments)
     launcher = ("--standalone", "--nproc-per-node", processes, "-m", "ranker.cotrain")
     return stations.run(title, "torch.distributed.run", *launcher, *arguments)
+
+
+@contextmanager
+def _cores(number: int) -> Iterator[None]:
+    """So many cores for the jobs that are started meanwhile: threads that read ahead have none of their own either."""
+    available = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(available)[:number])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, available)
 
 
 @contextmanager

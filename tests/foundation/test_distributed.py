@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.multiprocessing.spawn import spawn
 
@@ -17,6 +19,7 @@ from foundation.distributed import (
     check_parts,
     first_rank_says,
     is_first_rank,
+    own_cores,
     owned_parts,
     process_group,
     rank,
@@ -82,3 +85,14 @@ def test_a_group_of_one_is_made_only_when_asked_for():
         assert who == (0, 1)
         assert dist.is_initialized()
     assert not dist.is_initialized()
+
+
+@given(cores=st.sets(st.integers(0, 63), min_size=1, max_size=20), processes=st.integers(1, 8))
+def test_processes_of_a_machine_share_its_cores(cores: set[int], processes: int) -> None:
+    shares = [own_cores(cores, rank, processes) for rank in range(processes)]
+    assert set().union(*shares) == cores
+    if len(cores) >= processes:
+        assert sum(map(len, shares)) == len(cores)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    else:
+        assert all(share == cores for share in shares)
