@@ -22,7 +22,9 @@ from benchmarks.stations import Stations
 TOLERANCE = 1e-3
 """Of the relative difference between the losses of a step. Sums over two processes are taken in another order; AdamW
 divides by what is near zero for many weights, so that rounding grows from 1e-7 at the first step to 1e-4 after 80."""
-LOSS = "training/loss"
+LOSS, RATE = "training/loss", "training/requests_per_s"
+EPOCHS = 2
+"""Of a job: 80 steps on MovieLens-1M."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ def measure_processes(config: ProcessesSpeed, stations: Stations) -> dict[str, A
             out = config.out / f"{processes}-processes-{number}"
             with _one_thread(), _cores(processes):
                 document = _train(config, stations, processes, out)
-            per_candidate[processes].append([1 / document["candidates_per_s"]])
+            per_request = document["candidates_per_s"] / document["requests_per_s"]
+            per_candidate[processes].append([1 / (per_request * steady_rate(out / "tensorboard"))])
             curves[processes] = loss_curve(out / "tensorboard")
     differences = np.abs(curves[2] / curves[1] - 1)
     difference = float(np.max(differences))
@@ -71,15 +74,29 @@ def measure_processes(config: ProcessesSpeed, stations: Stations) -> dict[str, A
 
 def loss_curve(folder: Path) -> NDArray[np.float64]:
     """Total losses `[S]` that a run has logged."""
+    return np.array([value for _, value in _logged(folder, LOSS)])
+
+
+def steady_rate(folder: Path) -> float:
+    """Requests per second of training step once a run is warm: from the second logged step to the last.
+
+    The run logs means from its start on, which say how long it has trained: steps so far over steps per second.
+    """
+    steps, rates = np.array(_logged(folder, RATE)[1:]).T
+    seconds = (steps + 1) / rates
+    return float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
+
+
+def _logged(folder: Path, name: str) -> list[tuple[int, float]]:
     events = EventAccumulator(str(folder))
     events.Reload()
-    return np.array([scalar.value for scalar in events.Scalars(LOSS)])
+    return [(scalar.step, scalar.value) for scalar in events.Scalars(name)]
 
 
 def _train(config: ProcessesSpeed, stations: Stations, processes: int, out: Path) -> dict[str, Any]:
-    """One epoch, without dropout, whose random numbers are each process' own."""
+    """A job without dropout, whose random numbers are each process' own."""
     arguments = (
-        *("--rows", config.rows, "--release", config.release, "--out", out, "--epochs", 1),
+        *("--rows", config.rows, "--release", config.release, "--out", out, "--epochs", EPOCHS),
         *("--dropout", 0, "--requests-per-batch", 2 * config.requests),
     )
     title = f"co-train in {processes} process{'es' * (processes > 1)}"

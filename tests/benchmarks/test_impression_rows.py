@@ -20,7 +20,7 @@ from benchmarks.impression_rows import (
     one_row_per_impression,
     speeds,
 )
-from benchmarks.two_processes import loss_curve
+from benchmarks.two_processes import loss_curve, steady_rate
 from foundation.dataset import Dataset
 from foundation.release import Release, load_release
 from ranker.training.sharding import process_group
@@ -76,3 +76,13 @@ def test_a_loss_curve_is_read_as_it_was_logged(tmp_path: Path) -> None:
         for step, loss in enumerate((3.0, 2.0, 1.0)):
             curves.add_scalar("training/loss", loss, step)
     assert loss_curve(tmp_path).tolist() == [3.0, 2.0, 1.0]
+
+
+def test_a_runs_slow_start_is_left_out_of_its_rate(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path) as curves:
+        seconds = 0.0
+        for step in range(31):
+            seconds += 5.0 if step < 3 else 0.5  # 64 requests each
+            if step % 10 == 0:
+                curves.add_scalar("training/requests_per_s", 64 * (step + 1) / seconds, step)
+    assert steady_rate(tmp_path) == pytest.approx(128, rel=1e-4)
