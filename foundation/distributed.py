@@ -24,7 +24,6 @@ START_TIMEOUT = timedelta(minutes=10)
 STORE_TIMEOUT = timedelta(seconds=1)
 _STORE_PORT = "marquee/store_port"
 _GLOO = "gloo/transport"
-_ALONE = (("RANK", 0), ("WORLD_SIZE", 1))
 
 
 @contextmanager
@@ -40,11 +39,12 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
     Raises:
         DataError: another process ended while this one waited for it.
     """
-    available = os.sched_getaffinity(0)
+    available, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    share = own_cores(available, *_place_on_machine())
     # Before the group is made: its threads keep to the cores of the thread that starts them.
-    os.sched_setaffinity(
-        0, own_cores(available, *(int(os.environ.get(f"LOCAL_{name}", number)) for name, number in _ALONE))
-    )
+    os.sched_setaffinity(0, share)
+    # More threads than cores would wait for one another.
+    torch.set_num_threads(min(threads, len(share)))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         here, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group("gloo", store=_store_of_this_start(), rank=here, world_size=processes)
@@ -70,6 +70,14 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
     finally:
         dist.destroy_process_group()
         os.sched_setaffinity(0, available)
+        torch.set_num_threads(threads)
+
+
+def _place_on_machine() -> tuple[int, int]:
+    """This process's number among those of its machine, and theirs; (0, 1) where torchrun doesn't say so."""
+    if "LOCAL_RANK" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
+        return 0, 1
+    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
 
 def own_cores(available: Iterable[int], local_rank: int, local_world_size: int) -> set[int]:
