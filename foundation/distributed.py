@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -22,6 +22,8 @@ from foundation.errors import DataError
 # How long processes wait for rank 0 to start, and for an answer where it said that its store is.
 START_TIMEOUT = timedelta(minutes=10)
 STORE_TIMEOUT = timedelta(seconds=1)
+# Other processes wait this long for the first, when it works alone; gloo's own limit is half an hour.
+LONGEST_WAIT = timedelta(days=7)
 _STORE_PORT = "marquee/store_port"
 _GLOO = "gloo/transport"
 
@@ -39,12 +41,13 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
     Raises:
         DataError: another process ended while this one waited for it.
     """
-    available, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    share = own_cores(available, *_place_on_machine())
     # Before the group is made: its threads keep to the cores of the thread that starts them.
-    os.sched_setaffinity(0, share)
-    # More threads than cores would wait for one another.
-    torch.set_num_threads(min(threads, len(share)))
+    with _own_share(), _group(alone):
+        yield rank(), world_size()
+
+
+@contextmanager
+def _group(alone: bool) -> Iterator[None]:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         here, processes = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         dist.init_process_group("gloo", store=_store_of_this_start(), rank=here, world_size=processes)
@@ -53,10 +56,10 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
     elif alone:
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     else:
-        yield 0, 1
+        yield
         return
     try:
-        yield rank(), world_size()
+        yield
         # Nobody leaves while another rank may still be sending.
         barrier()
     except RuntimeError as error:
@@ -69,15 +72,24 @@ def process_group(alone: bool = False) -> Iterator[tuple[int, int]]:
         ) from None
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _own_share() -> Iterator[None]:
+    """Keeps to this process's cores, where torchrun says how many processes its machine has, and to as many threads."""
+    if "LOCAL_RANK" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
+        yield
+        return
+    available, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    share = own_cores(available, int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+    os.sched_setaffinity(0, share)
+    # More threads than cores would wait for one another.
+    torch.set_num_threads(min(threads, len(share)))
+    try:
+        yield
+    finally:
         os.sched_setaffinity(0, available)
         torch.set_num_threads(threads)
-
-
-def _place_on_machine() -> tuple[int, int]:
-    """This process's number among those of its machine, and theirs; (0, 1) where torchrun doesn't say so."""
-    if "LOCAL_RANK" not in os.environ or "LOCAL_WORLD_SIZE" not in os.environ:
-        return 0, 1
-    return int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
 
 
 def own_cores(available: Iterable[int], local_rank: int, local_world_size: int) -> set[int]:
@@ -195,3 +207,26 @@ def first_rank_says(value: float) -> float:
     if world_size() > 1:
         dist.broadcast(box, src=0)
     return box.item()
+
+
+def by_first_rank(work: Callable[[], None] | None) -> None:
+    """Does `work` on rank 0, all others waiting for it however long it takes; every rank must call it, with a group.
+
+    Args:
+        work: of rank 0; the others' isn't heeded.
+
+    Raises:
+        DataError: `work` raised one; on every rank.
+    """
+    said: list[str | None] = [None]
+    if is_first_rank() and work is not None:
+        try:
+            work()
+        except DataError as error:
+            said = [str(error)]
+    waiting = dist.new_group(timeout=LONGEST_WAIT)
+    assert isinstance(waiting, dist.ProcessGroup)
+    dist.broadcast_object_list(said, src=0, group=waiting)
+    dist.destroy_process_group(waiting)
+    if said[0] is not None:
+        raise DataError(said[0])

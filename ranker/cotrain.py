@@ -23,6 +23,7 @@ import torch.distributed as dist
 import tyro
 
 from foundation.atomic import atomic_file
+from foundation.distributed import by_first_rank
 from foundation.errors import DataError, run_command
 from foundation.manifest import Manifest
 from foundation.release import load_release
@@ -34,7 +35,7 @@ from ranker.rows.folder import RowFolder
 from ranker.training.cotrain_config import CotrainConfig
 from ranker.training.cotraining import Cotraining
 from ranker.training.report import STEPS_PER_MEASURE, Report
-from ranker.training.run_rows import by_first_rank, rows_of_run
+from ranker.training.run_rows import rows_of_run
 from ranker.training.sharding import process_group
 
 PROTOCOL = (

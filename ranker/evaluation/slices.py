@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 
 from foundation.detokenizer import Values
 from foundation.joint_table import PADDING_ROW
-from foundation.raw_values import NO_VALUE
-from foundation.time_facets import SECONDS_PER_DAY
 from foundation.tokenizer import Tokenizer
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY, Vocabularies
 from ranker.features.facet_names import FacetNames
-from ranker.rows.rows import Rows
+from ranker.rows.rows import Rows, days_since_launch
 
 FRESH_DAYS = 28
 """A title launched fewer days before the request is fresh."""
@@ -60,13 +58,8 @@ def candidate_slices(rows: Rows, tokenizer: Tokenizer, names: FacetNames | None 
 
 def fresh_candidates(rows: Rows, vocabularies: Vocabularies) -> NDArray[np.bool_]:
     """Which candidates are of fresh titles `[C]`, see `candidate_slices`."""
-    fresh = vocabularies.item_counts[rows.item_rows] == 0
-    if vocabularies.launched_at is not None:
-        launched = vocabularies.launched_at[rows.item_rows]
-        known = launched != NO_VALUE
-        now = np.repeat(rows.histories.request.timestamp, np.diff(rows.candidate_offsets))
-        fresh |= known & (now - np.where(known, launched, 0) < FRESH_DAYS * SECONDS_PER_DAY)
-    return fresh
+    never_seen = vocabularies.item_counts[rows.item_rows] == 0
+    return never_seen | (days_since_launch(rows, vocabularies.launched_at) < FRESH_DAYS)
 
 
 def _by_length(rows: Rows) -> dict[str, NDArray[np.bool_]]:

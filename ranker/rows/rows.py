@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from foundation.raw_values import NO_VALUE
+from foundation.time_facets import SECONDS_PER_DAY
 from foundation.tokens import EventIds
 from foundation.window import span_rows
 from ranker.features.candidate_features import CandidateColumns
@@ -71,6 +73,21 @@ class Rows:
             self.labels[candidates.rows],
             self.mask[candidates.rows],
         )
+
+
+def days_since_launch(rows: Rows, launched_at: NDArray[np.int64] | None) -> NDArray[np.float64]:
+    """How old each candidate's title is at its request, `[C]`; infinite where its launch is unknown.
+
+    Args:
+        rows: B requests.
+        launched_at: unix seconds of each item row, `Vocabularies.launched_at`; None: launches are unknown.
+    """
+    if launched_at is None:
+        return np.full(len(rows.item_rows), np.inf)
+    launched = launched_at[rows.item_rows]
+    is_known = launched != NO_VALUE
+    now = np.repeat(rows.histories.request.timestamp, np.diff(rows.candidate_offsets))
+    return np.where(is_known, (now - np.where(is_known, launched, 0)) / SECONDS_PER_DAY, np.inf)
 
 
 def join(parts: list[Rows]) -> Rows:

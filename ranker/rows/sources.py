@@ -41,14 +41,12 @@ class Unit:
     """Some of the requests.
 
     Attributes:
-        name: for messages.
         num_requests: about how many are looked at.
         drawn: makes them.
         tally: what was skipped and noticed since it was last asked.
         per_row_group: requests of a row group, by part; None where `drawn` yields a part at once.
     """
 
-    name: str
     num_requests: int
     drawn: Callable[[], Iterator[Drawn]]
     tally: Callable[[], dict[str, Any]]
@@ -62,14 +60,12 @@ class Source:
     Attributes:
         units: all of them.
         num_draws: of the training requests.
-        num_logged: requests on disk; 0 where they are made of events.
         candidates: what training requests tell of the candidate features.
         tally: what was skipped before the first unit.
     """
 
     units: list[Unit]
     num_draws: int
-    num_logged: int
     candidates: CandidateFeatures
     tally: dict[str, Any]
 
@@ -120,9 +116,9 @@ def _event_source(events: EventRequests, drawing: DrawConfig) -> Source:
         return told
 
     num = events.dataset.num_profiles
-    units = [Unit(f"draw {draw}", num, lambda draw=draw: draws(draw), tally) for draw in range(drawing.draws)]
-    units += [Unit(part, num, lambda part=part: held(part), tally) for part in PARTS if part != "train"]
-    return Source(units, drawing.draws, 0, CandidateFeatures(), {})
+    units = [Unit(num, lambda draw=draw: draws(draw), tally) for draw in range(drawing.draws)]
+    units += [Unit(num, lambda part=part: held(part), tally) for part in PARTS if part != "train"]
+    return Source(units, drawing.draws, CandidateFeatures(), {})
 
 
 def _logged_source(logged: LoggedRequests) -> Source:
@@ -142,7 +138,6 @@ def _logged_source(logged: LoggedRequests) -> Source:
 
     units = [
         Unit(
-            str(members[0]),
             sum(group.num_rows for group in members),
             lambda members=members: read(members),
             lambda: _tally(logged),
@@ -150,7 +145,7 @@ def _logged_source(logged: LoggedRequests) -> Source:
         )
         for members in _together(groups)
     ]
-    return Source(units, 1, num_logged, candidates, before)
+    return Source(units, 1, candidates, before)
 
 
 def _survey(logged: LoggedRequests, groups: list[RowGroup]) -> tuple[CandidateFeatures, dict[str, float]]:

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foundation.raw_values import NO_VALUE
-from foundation.time_facets import SECONDS_PER_DAY
 from foundation.vocabulary import FIRST_KNOWN, OUT_OF_VOCABULARY
 from ranker.features.inputs import CandidateMarks
-from ranker.rows.rows import Rows
+from ranker.rows.rows import Rows, days_since_launch
 
 FRESH_DAYS, YOUNG_DAYS = 7, 28
 """From its launch on, a title is fresh for so many days, then young up to so many."""
@@ -77,13 +75,7 @@ def _dropped_share(
     rows: Rows, config: AugmentationConfig, launched_at: NDArray[np.int64] | None
 ) -> NDArray[np.float64]:
     """`[C]`, how probable it is that a candidate is ranked without the decoder, by its age at the request."""
-    if launched_at is None:
-        return np.zeros(len(rows.item_rows))
-    launched = launched_at[rows.item_rows]
-    is_known = launched != NO_VALUE
-    now = np.repeat(rows.histories.request.timestamp, np.diff(rows.candidate_offsets))
-    days = (now - np.where(is_known, launched, 0)) / SECONDS_PER_DAY
-    shares = np.select(
+    days = days_since_launch(rows, launched_at)
+    return np.select(
         [days < FRESH_DAYS, days < YOUNG_DAYS], [config.dropped_if_fresh, config.dropped_if_young], 0.0
     )
-    return np.where(is_known, shares, 0.0)

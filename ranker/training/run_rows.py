@@ -2,44 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 
-import torch.distributed as dist
-
+from foundation.distributed import by_first_rank
 from foundation.errors import DataError
 from foundation.release import Release
 from ranker.rows.folder import RowFolder
 from ranker.rows.job import RowsConfig, make_rows
 from ranker.training.cotrain_config import CotrainConfig
-
-# Other processes wait this long for the first, which makes rows and measures; gloo's own limit is half an hour.
-LONGEST_WAIT = timedelta(days=7)
-
-
-def by_first_rank(work: Callable[[], None] | None) -> None:
-    """Does `work` on rank 0, all others waiting for it however long it takes; every rank must call it, with a group.
-
-    Args:
-        work: of rank 0; the others' isn't heeded.
-
-    Raises:
-        DataError: `work` raised one; on every rank.
-    """
-    said: list[str | None] = [None]
-    if dist.get_rank() == 0 and work is not None:
-        try:
-            work()
-        except DataError as error:
-            said = [str(error)]
-    waiting = dist.new_group(timeout=LONGEST_WAIT)
-    assert isinstance(waiting, dist.ProcessGroup)
-    dist.broadcast_object_list(said, src=0, group=waiting)
-    dist.destroy_process_group(waiting)
-    if said[0] is not None:
-        raise DataError(said[0])
 
 
 def open_rows(folder: Path, release: Release) -> RowFolder:

@@ -43,8 +43,8 @@ from foundation.errors import DataError
 PLAN = "plan.json"
 # Of a host's memory: what the planner keeps for everything but tables.
 RESERVED_SHARE = 0.2
-# Rows of a table from which splitting them pays: every rank sends sums for every example then, which takes 1.4
-# times a step's seconds in a small world, where a table that fits one host is sent once.
+# Rows of a table from which it is split: every rank then sends sums for every example, where a whole table's rank
+# alone would. It is a guess at where memory counts for more than that.
 SPLIT_ROWS = 1_000_000
 TableSharding = Literal["auto", "table_wise", "row_wise"]
 

@@ -23,7 +23,7 @@ from ranker.model import RankerConfig
 from ranker.requests.from_events import EventRequests
 from ranker.requests.negatives import training_popularity
 from ranker.requests.request import RequestConfig, Requests
-from ranker.requests.source import RequestSource
+from ranker.requests.source import build_requests
 from ranker.rows import job
 from ranker.rows.folder import RowFolder
 from ranker.schema import load_tasks
@@ -55,9 +55,9 @@ def history_events(dataset: Dataset, requests: Requests) -> set[int]:
 
 
 def test_no_label_event_of_a_test_request_is_in_any_training_data(dataset: Dataset, folder: Path) -> None:
-    source = RequestSource(dataset, load_tasks(folder / "schema.toml"))
-    tested = label_events(dataset, source.build("test", RequestConfig(), 0))
-    tested |= label_events(dataset, source.build("validation", RequestConfig(), 0))
+    tasks = load_tasks(folder / "schema.toml")
+    tested = label_events(dataset, build_requests(dataset, tasks, "test", RequestConfig(), 0))
+    tested |= label_events(dataset, build_requests(dataset, tasks, "validation", RequestConfig(), 0))
     assert len(tested) > 30
     # The foundation model's: what it may count, and what its batches hold.
     counted = set(np.flatnonzero(training_mask(dataset)).tolist())
@@ -68,16 +68,18 @@ def test_no_label_event_of_a_test_request_is_in_any_training_data(dataset: Datas
         assert in_batches <= counted
     # The ranker's: every event that a training request reads or is labelled by.
     for seed in SEEDS:
-        trained = source.build("train", RequestConfig(), (0, seed))
+        trained = build_requests(dataset, tasks, "train", RequestConfig(), (0, seed))
         assert not tested & label_events(dataset, trained)
         assert not tested & history_events(dataset, trained)
 
 
 def test_no_label_event_of_a_training_request_was_the_foundations(dataset: Dataset, folder: Path) -> None:
-    source = RequestSource(dataset, load_tasks(folder / "schema.toml"))
+    tasks = load_tasks(folder / "schema.toml")
     seen = set(np.flatnonzero(training_mask(dataset)).tolist())
     for seed in SEEDS:
-        assert not seen & label_events(dataset, source.build("train", RequestConfig(), (0, seed)))
+        assert not seen & label_events(
+            dataset, build_requests(dataset, tasks, "train", RequestConfig(), (0, seed))
+        )
 
 
 def with_other_events(dataset: Dataset, changed: np.ndarray) -> Dataset:
