@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.percentiles import ratio_of_medians
 from benchmarks.stations import Stations
+from ranker.evaluation.plots import read_curves
 
 TOLERANCE = 1e-3
 """Of the relative difference between the losses of a step. Sums over two processes are taken in another order; AdamW
@@ -74,7 +74,7 @@ def measure_processes(config: ProcessesSpeed, stations: Stations) -> dict[str, A
 
 def loss_curve(folder: Path) -> NDArray[np.float64]:
     """Total losses `[S]` that a run has logged."""
-    return np.array([value for _, value in _logged(folder, LOSS)])
+    return np.array([value for _, value in read_curves(folder)[LOSS]])
 
 
 def steady_rate(folder: Path) -> float:
@@ -82,15 +82,9 @@ def steady_rate(folder: Path) -> float:
 
     The run logs means from its start on, which say how long it has trained: steps so far over steps per second.
     """
-    steps, rates = np.array(_logged(folder, RATE)[1:]).T
+    steps, rates = np.array(read_curves(folder)[RATE][1:]).T
     seconds = (steps + 1) / rates
     return float((steps[-1] - steps[0]) / (seconds[-1] - seconds[0]))
-
-
-def _logged(folder: Path, name: str) -> list[tuple[int, float]]:
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    return [(scalar.step, scalar.value) for scalar in events.Scalars(name)]
 
 
 def _train(config: ProcessesSpeed, stations: Stations, processes: int, out: Path) -> dict[str, Any]:

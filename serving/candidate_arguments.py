@@ -31,8 +31,5 @@ def candidate_arguments(
     vector, *key_values = state
     if not key_values:
         return (vector, *candidates)
-    # Every request has a token of its own, so none of them is empty.
-    offsets = profile.last_index.new_zeros(len(profile.last_index) + 1)
-    offsets[1:] = profile.last_index + 1
-    where = branches(offsets, candidates.offsets)
+    where = branches(profile.token_offsets, candidates.offsets)
     return (vector, *candidates, *where.layout, where.key_index, where.lengths, *key_values)

@@ -94,9 +94,7 @@ class DecoderTower(nn.Module):
         vector = torch.cat((*of_decoder, self.sparse(inputs.sparse), self.dense(inputs.dense)), dim=1)
         if not self.crossing_layers:
             return ProfileEncoding(vector, hidden_TD)
-        # Every request has a token of its own, so none of them is empty.
-        offsets = torch.cat((layout.last_index.new_zeros(1), layout.last_index + 1))
-        return ProfileEncoding(vector, hidden_TD, KeyValues(passed.key_values, offsets))
+        return ProfileEncoding(vector, hidden_TD, KeyValues(passed.key_values, inputs.token_offsets))
 
 
 class PooledTower(nn.Module):

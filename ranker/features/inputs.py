@@ -44,6 +44,11 @@ class ProfileInputs(NamedTuple):
         """How packed tokens lie in the padded batch."""
         return Layout(self.dense_index, self.packed_index, self.positions, self.last_index)
 
+    @property
+    def token_offsets(self) -> Tensor:
+        """`[B + 1]` of the packed tokens; every request has one of its own, so none of them is empty."""
+        return torch.cat((self.last_index.new_zeros(1), self.last_index + 1))
+
 
 class CandidateInputs(NamedTuple):
     """What the candidate half reads: item rows and what the request says of them, request by request."""

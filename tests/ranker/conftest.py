@@ -38,10 +38,14 @@ from ranker.rows.job import RowsConfig, make_rows
 from ranker.rows.making import RowMaker
 from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
+from ranker.training.augmentation import AugmentationConfig
+from ranker.training.cotrain_config import CotrainConfig
+from ranker.training.sharding import process_group
 
 TASKS = ("watch", "like")
 WINDOW = WindowConfig(window=12, block=4)
 DECODER = DecoderConfig(width=16, num_layers=2, num_heads=2, dropout=0.0)
+NOTHING_HIDDEN = AugmentationConfig(0.0, 0.0, 0.0, 0.0)
 INTERACTION = InteractionConfig(num_dots=3, dot_width=20, hidden_widths=(24, 12))
 
 MakeAssembly = Callable[..., Assembly]
@@ -227,3 +231,43 @@ def rows_folder(
     folder = tmp_path_factory.mktemp("rows") / "rows"
     make_rows(RowsConfig(synthetic_folder, release_folder, folder))
     return folder
+
+
+@pytest.fixture
+def copy(synthetic_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the synthetic world, to be changed."""
+    return Path(shutil.copytree(synthetic_folder, tmp_path / "data"))
+
+
+@pytest.fixture
+def make(release_folder: Path, tmp_path: Path) -> Callable[..., dict]:
+    """Runs the feature job on a folder, to `rows`."""
+
+    def run(data: Path, out: str = "rows", **settings) -> dict:
+        return make_rows(RowsConfig(data, release_folder, tmp_path / out, **settings))
+
+    return run
+
+
+@pytest.fixture
+def group():
+    """A process group of one."""
+    with process_group():
+        yield
+
+
+@pytest.fixture
+def config(rows_folder: Path, release_folder: Path, tmp_path: Path) -> CotrainConfig:
+    """A short run, from which nothing is hidden."""
+    return CotrainConfig(
+        release_folder,
+        tmp_path / "run",
+        rows=rows_folder,
+        epochs=2,
+        requests_per_batch=12,
+        checkpoint_every=5,
+        ranker=RankerConfig(
+            embedding_dim=4, interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(16, 8))
+        ),
+        augmentation=NOTHING_HIDDEN,
+    )

@@ -16,44 +16,15 @@ from safetensors.torch import load_file
 
 from foundation.release import load_release
 from foundation.vocabulary import OUT_OF_VOCABULARY
-from ranker.arches.interaction import InteractionConfig
 from ranker.artifact import load_ranker
 from ranker.cotrain import cotrain
 from ranker.evaluate import EvaluateConfig, evaluate_ranker
-from ranker.model import RankerConfig
 from ranker.rows.folder import RowFolder
 from ranker.rows.job import RowsConfig, make_rows
-from ranker.training.augmentation import AugmentationConfig
 from ranker.training.cotrain_config import CotrainConfig
 from ranker.training.cotraining import Cotraining
 from ranker.training.losses import LossConfig
 from ranker.training.optim import RankerOptimConfig
-from ranker.training.sharding import process_group
-
-NOTHING_HIDDEN = AugmentationConfig(0.0, 0.0, 0.0, 0.0)
-
-
-@pytest.fixture
-def group():
-    """A process group of one."""
-    with process_group():
-        yield
-
-
-@pytest.fixture
-def config(rows_folder: Path, release_folder: Path, tmp_path: Path) -> CotrainConfig:
-    return CotrainConfig(
-        release_folder,
-        tmp_path / "run",
-        rows=rows_folder,
-        epochs=2,
-        requests_per_batch=12,
-        checkpoint_every=5,
-        ranker=RankerConfig(
-            embedding_dim=4, interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(16, 8))
-        ),
-        augmentation=NOTHING_HIDDEN,
-    )
 
 
 def with_tower(config: CotrainConfig, tower) -> CotrainConfig:
@@ -157,7 +128,7 @@ def test_a_step_updates_the_table_rows_that_were_looked_up_and_no_other(config) 
 def test_an_unknown_candidate_is_scored_like_some_title(config, tower) -> None:
     optim = RankerOptimConfig(learning_rate=1e-2, sparse_learning_rate=0.1, warmup_steps=5)
     settings = replace(with_tower(config, tower), epochs=8, optim=optim)
-    run = start(replace(settings, augmentation=replace(NOTHING_HIDDEN, hidden_candidates=0.1)))
+    run = start(replace(settings, augmentation=replace(settings.augmentation, hidden_candidates=0.1)))
     steps(run, 80)
     assert run.gather()
     inputs, targets = run.batch(0)[:2]

@@ -18,37 +18,11 @@ from foundation.errors import DataError
 from foundation.pretrain import pretrain
 from foundation.pretraining import PretrainConfig
 from foundation.split import draw_split
-from ranker.arches.interaction import InteractionConfig
 from ranker.cotrain import cotrain
-from ranker.model import RankerConfig
 from ranker.requests.logged import LoggedConfig
 from ranker.requests.request import RequestConfig
 from ranker.rows.folder import RowFolder
-from ranker.training.cotrain_config import CotrainConfig
 from ranker.training.optim import RankerOptimConfig
-from ranker.training.sharding import process_group
-
-
-@pytest.fixture
-def group():
-    """A process group of one."""
-    with process_group():
-        yield
-
-
-@pytest.fixture
-def config(rows_folder: Path, release_folder: Path, tmp_path: Path) -> CotrainConfig:
-    return CotrainConfig(
-        release_folder,
-        tmp_path / "run",
-        rows=rows_folder,
-        epochs=2,
-        requests_per_batch=12,
-        checkpoint_every=5,
-        ranker=RankerConfig(
-            embedding_dim=4, interaction=InteractionConfig(num_dots=2, dot_width=16, hidden_widths=(16, 8))
-        ),
-    )
 
 
 @pytest.fixture

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -22,29 +19,12 @@ from ranker.requests.source import build_requests
 from ranker.rows import building
 from ranker.rows.building import RowsBuild
 from ranker.rows.folder import RowFolder
-from ranker.rows.job import RowsConfig, make_rows
 from ranker.rows.making import RowMaker
 from ranker.rows.parquet import to_table
 from ranker.rows.rows import Rows
 from ranker.schema import load_tasks
 
 REQUESTS = "requests.parquet"
-
-
-@pytest.fixture
-def copy(synthetic_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the synthetic world, to be changed."""
-    return Path(shutil.copytree(synthetic_folder, tmp_path / "data"))
-
-
-@pytest.fixture
-def make(release_folder: Path, tmp_path: Path) -> Callable[..., dict]:
-    """Runs the job on a folder, to `rows`."""
-
-    def run(data: Path, out: str = "rows", **settings) -> dict:
-        return make_rows(RowsConfig(data, release_folder, tmp_path / out, **settings))
-
-    return run
 
 
 def same(one: Rows, other: Rows) -> bool:

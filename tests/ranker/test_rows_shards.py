@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -14,27 +12,10 @@ from foundation.errors import DataError
 from foundation.split import read_split
 from ranker.requests.logged import LoggedConfig
 from ranker.rows.folder import RowFolder
-from ranker.rows.job import RowsConfig, make_rows
 from ranker.rows.parquet import to_table
 from ranker.rows.rows import Rows
 
 REQUESTS = "requests.parquet"
-
-
-@pytest.fixture
-def copy(synthetic_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the synthetic world, to be changed."""
-    return Path(shutil.copytree(synthetic_folder, tmp_path / "data"))
-
-
-@pytest.fixture
-def make(release_folder: Path, tmp_path: Path) -> Callable[..., dict]:
-    """Runs the job on a folder, to `rows`."""
-
-    def run(data: Path, out: str = "rows", **settings) -> dict:
-        return make_rows(RowsConfig(data, release_folder, tmp_path / out, **settings))
-
-    return run
 
 
 def same(one: Rows, other: Rows) -> bool:
