@@ -7,32 +7,12 @@
 #include <cstdint>
 
 #include "interaction/cpu_rows.h"
+#include "lanes_impl.h"
 
 namespace marquee::interaction {
 namespace {
 
-typedef float Vector __attribute__((vector_size(4 * MARQUEE_LANES)));
-typedef float Unaligned __attribute__((vector_size(4 * MARQUEE_LANES), aligned(4), may_alias));
-
-constexpr int64_t kLanes = MARQUEE_LANES;
 constexpr int kWidth = MARQUEE_LANES == 16 ? 4 : 2;  // accumulators: kTile * kWidth of 32 or 16 registers
-
-inline Vector load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-inline void store(float* to, Vector value) { *reinterpret_cast<Unaligned*>(to) = value; }
-
-// As torch.relu: NaN stays NaN.
-inline float relu(float value) { return value < 0 ? 0 : value; }
-inline Vector relu(Vector value) { return value < 0 ? Vector{} : value; }
-
-inline float sum(Vector value) {
-#pragma GCC unroll 4
-  for (int64_t half = kLanes / 2; half > 0; half /= 2) {
-    for (int64_t lane = 0; lane < half; ++lane) {
-      value[lane] += value[lane + half];
-    }
-  }
-  return value[0];
-}
 
 // dots[row, k] = e[row] · q[k]
 template <int Count>

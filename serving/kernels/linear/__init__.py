@@ -1,0 +1,1 @@
+"""Linear layers inside the kernels: packed weights, and rows times panels."""
