@@ -161,7 +161,7 @@ class Demo:
         config = self.config
         return self.stations.run(
             "time in process",
-            "benchmarks.latency",
+            "benchmarks.request_path",
             *("--ranker", ranker, "--data", data, "--repository", repository, "--no-serve"),
             *("--requests", 100, "--blocks", 5, "--candidates", candidates, "--history", 0),
             *("--threads", config.threads),

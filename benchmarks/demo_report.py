@@ -19,7 +19,7 @@ class Findings:
         rows: of ranker.features.
         cotraining: of ranker.cotrain with the decoder.
         comparison: of ranker.compare, decoder first.
-        latency: of benchmarks.latency.
+        latency: of benchmarks.request_path.
         replay: of benchmarks.replay.
     """
 

@@ -29,7 +29,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "gauc_difference_ci95": [0.05, 0.15],
     },
     "serving.export": {},
-    "benchmarks.latency": {
+    "benchmarks.request_path": {
         "parity": {"split": 0.0, "exported": 0.0},
         "latency": dict.fromkeys(("split", "unsplit", "exported"), FIGURES),
         "slower_than_split": {"unsplit": {"ratio": 30.0, "ci95": [28.0, 32.0]}},
@@ -93,7 +93,7 @@ def test_jobs_run_in_order_and_the_server_stops_last(marquee_home: Path) -> None
         "ranker.cotrain",
         "ranker.compare",
         "serving.export",
-        "benchmarks.latency",
+        "benchmarks.request_path",
         "serving.launch",
         "benchmarks.replay",
         "stopped",
@@ -158,5 +158,5 @@ def test_the_tiny_world_is_asked_for_as_many_candidates_as_it_has(chosen: int | 
     stubs = Stubs()
     demo.Demo(demo.DemoConfig(world="tiny", candidates=chosen), stubs).run()
     jobs = dict(stubs.jobs)
-    for module in ("benchmarks.latency", "benchmarks.replay"):
+    for module in ("benchmarks.request_path", "benchmarks.replay"):
         assert jobs[module][jobs[module].index("--candidates") + 1] == sent

@@ -1,7 +1,7 @@
 """Latency of one ranking request: whole against cut, in this process and served by the real Triton Server.
 
-    python -m benchmarks.latency                                     a ranker with random weights, synthetic data
-    python -m benchmarks.latency --ranker RUN/ranker --data DATA     a trained one
+    python -m benchmarks.request_path                                     a ranker with random weights, synthetic data
+    python -m benchmarks.request_path --ranker RUN/ranker --data DATA     a trained one
 
 Prints the ceiling, then a table; the last line is one JSON document. A variant whose logits are wrong is not timed,
 and the command ends with status 1.
@@ -49,7 +49,7 @@ REFERENCE = "unsplit"
 
 
 @dataclass(frozen=True)
-class LatencyConfig:
+class RequestPathConfig:
     """Times a ranking request in all ways that this project can compute it.
 
     Attributes:
@@ -99,11 +99,11 @@ class LatencyConfig:
             raise DataError("--repository needs --ranker: the ranker that the repository was exported from")
 
 
-def measure(config: LatencyConfig, say: Stations) -> dict[str, Any]:
+def measure(config: RequestPathConfig, say: Stations) -> dict[str, Any]:
     """Everything the command reports, as the JSON document."""
     torch.set_num_threads(config.threads or available_cores())
     with ExitStack() as stack:
-        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marquee-latency-")))
+        workspace = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="marquee-request-path-")))
         subject = _subject(config, workspace, say)
         repository = config.repository or _export(subject, workspace, say)
         _check_origin(repository / MODEL / VERSION, subject)
@@ -127,7 +127,7 @@ def measure(config: LatencyConfig, say: Stations) -> dict[str, Any]:
         sizes = [rows.stop - rows.start for rows in map(workload.history_rows, range(len(workload)))]
         timings = _time(config, variants, spread_blocks(sizes, config.blocks), say)
         report = {
-            "benchmark": "latency",
+            "benchmark": "request_path",
             "weights": subject.weights,
             "settings": _plain(config),
             "environment": environment,
@@ -139,7 +139,7 @@ def measure(config: LatencyConfig, say: Stations) -> dict[str, Any]:
     return report
 
 
-def _subject(config: LatencyConfig, workspace: Path, say: Stations) -> Subject:
+def _subject(config: RequestPathConfig, workspace: Path, say: Stations) -> Subject:
     if config.ranker is not None and config.data is not None:
         return trained_subject(config.ranker, config.data)
     say.say("no --ranker: making one with seeded random weights on the synthetic world")
@@ -170,7 +170,7 @@ def _check_origin(folder: Path, subject: Subject) -> None:
 
 
 @contextmanager
-def _server(config: LatencyConfig, repository: Path, say: Stations) -> Iterator[str]:
+def _server(config: RequestPathConfig, repository: Path, say: Stations) -> Iterator[str]:
     say.say("starting Triton Server")
     with launch(repository, threads=config.threads) as server:
         yield server.grpc_url
@@ -184,7 +184,9 @@ def _served(url: str, workload: Workload) -> Iterator[Any]:
         yield lambda number: client.rank(requests[number]).logits
 
 
-def _time(config: LatencyConfig, variants: list[Variant], blocks: list[list[int]], say: Stations) -> Timings:
+def _time(
+    config: RequestPathConfig, variants: list[Variant], blocks: list[list[int]], say: Stations
+) -> Timings:
     say.say(f"checking parity on {config.verify} requests")
     timings = verify(variants[0], variants[1:], range(config.verify))
     for name, reason in timings.refused.items():
@@ -211,7 +213,7 @@ def figures(timings: Timings) -> dict[str, Any]:
     }
 
 
-def _open_loop(config: LatencyConfig, url: str, workload: Workload, say: Stations) -> dict[str, Any]:
+def _open_loop(config: RequestPathConfig, url: str, workload: Workload, say: Stations) -> dict[str, Any]:
     """Latencies from the scheduled send, at a rate that does not wait for answers."""
     say.say(f"open loop: {len(workload)} requests at {config.rate:g} per second")
     with ExitStack() as stack:
@@ -228,13 +230,13 @@ def _open_loop(config: LatencyConfig, url: str, workload: Workload, say: Station
     }
 
 
-def _plain(config: LatencyConfig) -> dict[str, Any]:
+def _plain(config: RequestPathConfig) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
 
 
 def main() -> None:
     """The command."""
-    config = tyro.cli(LatencyConfig, prog="python -m benchmarks.latency")
+    config = tyro.cli(RequestPathConfig, prog="python -m benchmarks.request_path")
     with library_notices_off(), ExitStack() as stack:
         out = stack.enter_context(Path(os.devnull).open("w")) if config.json else sys.stdout
         say = Stations(out)

@@ -1,4 +1,4 @@
-"""The latency command: end to end on the real server, and its silence about variants that are wrong."""
+"""The command that times a request's path: end to end on the real server, and silent about variants that are wrong."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.interleave import Variant, time_blocks, verify
-from benchmarks.latency import LatencyConfig, figures
 from benchmarks.report import latency_table
+from benchmarks.request_path import RequestPathConfig, figures
 from benchmarks.subject import Subject
 from foundation.errors import DataError
 
@@ -59,11 +59,11 @@ def test_without_a_right_split_there_is_no_ratio() -> None:
 )
 def test_settings_that_make_no_sense_are_named(settings: dict, field: str) -> None:
     with pytest.raises(DataError, match=field):
-        LatencyConfig(**settings)
+        RequestPathConfig(**settings)
 
 
 def test_the_command_measures_every_variant_on_the_real_server(subject: Subject) -> None:
-    command = [sys.executable, "-m", "benchmarks.latency"]
+    command = [sys.executable, "-m", "benchmarks.request_path"]
     command += ["--ranker", str(subject.folder), "--data", str(subject.dataset.folder)]
     command += ["--requests", "8", "--blocks", "2", "--candidates", "20", "--history", "9", "--rate", "100"]
     root = Path(__file__).resolve().parents[2]
