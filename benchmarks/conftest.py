@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from benchmarks.held_out_requests import HeldOutConfig, build_held_out_requests
 from benchmarks.in_process import EagerRanker
 from benchmarks.subject import Subject, random_subject
-from benchmarks.workload import WorkloadConfig, build_workload
 from foundation.sources.synthetic_world import SyntheticConfig
 
 MakeRanker = Callable[[int, int], EagerRanker]
@@ -26,8 +26,8 @@ def make_ranker(subject: Subject) -> MakeRanker:
     """Makes the ranker with requests of so many history events and so many candidates."""
 
     def make(history: int, candidates: int) -> EagerRanker:
-        config = WorkloadConfig(requests=4, candidates=candidates, history=history)
+        config = HeldOutConfig(requests=4, candidates=candidates, history=history)
         window = subject.loaded.features.config.window
-        return EagerRanker(subject.loaded, build_workload(subject.dataset, window, config))
+        return EagerRanker(subject.loaded, build_held_out_requests(subject.dataset, window, config))
 
     return make

@@ -17,8 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.held_out_requests import HeldOutRequests
 from benchmarks.ranking_calls import rank_request
-from benchmarks.workload import Workload
 from ranker.artifact import LoadedRanker
 from ranker.features.inputs import CandidateInputs, ProfileInputs
 from ranker.model import RankerInputs
@@ -36,7 +36,7 @@ class ExportedRanker:
         workload: the requests.
     """
 
-    def __init__(self, folder: Path, workload: Workload) -> None:
+    def __init__(self, folder: Path, workload: HeldOutRequests) -> None:
         self._ranker = ServedRanker(folder)
         self._arrays = [
             wire_arrays(self._ranker.contract, [rank_request(workload, number)])
@@ -59,7 +59,7 @@ class EagerRanker:
         chunk: R, how many candidates the unsplit graph takes at a time; all of them would need gigabytes.
     """
 
-    def __init__(self, loaded: LoadedRanker, workload: Workload, chunk: int = 50) -> None:
+    def __init__(self, loaded: LoadedRanker, workload: HeldOutRequests, chunk: int = 50) -> None:
         if chunk < 1:
             raise ValueError(f"chunk is {chunk}; it must be at least 1 candidate")
         self.model = loaded.model

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from benchmarks.workload import Workload
+from benchmarks.held_out_requests import HeldOutRequests
 from serving.rank_request import History, RankRequest
 
 
-def rank_request(workload: Workload, number: int) -> RankRequest:
+def rank_request(workload: HeldOutRequests, number: int) -> RankRequest:
     """Request `number` of a workload, for `serving.client`."""
     histories = workload.histories(number)
     return RankRequest(

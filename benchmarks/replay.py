@@ -17,11 +17,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from benchmarks.held_out_requests import HeldOutConfig, HeldOutRequests, build_held_out_requests
 from benchmarks.in_process import EagerRanker
 from benchmarks.percentiles import summarise
 from benchmarks.ranking_calls import rank_request
 from benchmarks.served import Served, serve_sequentially
-from benchmarks.workload import Workload, WorkloadConfig, build_workload
 from foundation.dataset import load_dataset
 from foundation.errors import DataError, run_command
 from foundation.library_notices import library_notices_off
@@ -72,10 +72,10 @@ def replay(config: ReplayConfig) -> dict[str, Any]:
         DataError: the ranker or the data are wrong, or a served answer differs from the ranker's.
     """
     loaded, dataset = load_ranker(config.ranker), load_dataset(config.data)
-    workload = build_workload(
+    workload = build_held_out_requests(
         dataset,
         loaded.features.config.window,
-        WorkloadConfig(config.requests, config.candidates, seed=config.seed),
+        HeldOutConfig(config.requests, config.candidates, seed=config.seed),
     )
     requests = [rank_request(workload, number) for number in range(len(workload))]
     with Client(config.url) as client, _bar("ranking", len(requests)) as bar:
@@ -109,7 +109,7 @@ def _parity(ranker: EagerRanker, served: Served) -> float:
     return worst
 
 
-def _one_profile(workload: Workload, served: Served, tasks: tuple[str, ...], top: int) -> list[str]:
+def _one_profile(workload: HeldOutRequests, served: Served, tasks: tuple[str, ...], top: int) -> list[str]:
     """The first request for people: the newest events of its history, and the best titles for its first task."""
     dataset = workload.dataset
     titles = dict(zip(dataset.catalogue.item_id.tolist(), dataset.catalogue.titles, strict=True))
@@ -131,14 +131,14 @@ def _one_profile(workload: Workload, served: Served, tasks: tuple[str, ...], top
     return lines
 
 
-def _who(workload: Workload) -> str:
+def _who(workload: HeldOutRequests) -> str:
     """The first request's profile by its place in the data: of an id that was a string only the hash is left."""
     ids = workload.dataset.profile_ids
     place = int(np.flatnonzero(ids == workload.profile_id(0))[0]) + 1
     return f"held-out profile {place:,} of {len(ids):,}"
 
 
-def _event_line(workload: Workload, row: int, titles: dict[int, str]) -> str:
+def _event_line(workload: HeldOutRequests, row: int, titles: dict[int, str]) -> str:
     """Day, title and the numbers of one event; categorical values are hashes, which tell people nothing."""
     dataset = workload.dataset
     events = dataset.events

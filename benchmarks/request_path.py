@@ -24,6 +24,7 @@ import tyro
 
 from benchmarks.ceiling import measure_machine
 from benchmarks.environment import stamp
+from benchmarks.held_out_requests import HeldOutConfig, HeldOutRequests, build_held_out_requests
 from benchmarks.in_process import EagerRanker, ExportedRanker
 from benchmarks.interleave import Timings, Variant, spread_blocks, time_blocks, verify
 from benchmarks.open_loop import arrivals, run_open_loop
@@ -33,7 +34,6 @@ from benchmarks.report import ceiling_lines, environment_lines, latency_table
 from benchmarks.request_cost import split_cost, unsplit_cost
 from benchmarks.stations import Stations
 from benchmarks.subject import Subject, random_subject, trained_subject
-from benchmarks.workload import Workload, WorkloadConfig, build_workload
 from foundation.errors import DataError, run_command
 from foundation.library_notices import library_notices_off
 from serving.client import Client
@@ -107,10 +107,10 @@ def measure(config: RequestPathConfig, say: Stations) -> dict[str, Any]:
         subject = _subject(config, workspace, say)
         repository = config.repository or _export(subject, workspace, say)
         _check_origin(repository / MODEL / VERSION, subject)
-        workload = build_workload(
+        workload = build_held_out_requests(
             subject.dataset,
             subject.loaded.features.config.window,
-            WorkloadConfig(config.requests, config.candidates, config.history or None, config.seed),
+            HeldOutConfig(config.requests, config.candidates, config.history or None, config.seed),
         )
         eager = EagerRanker(subject.loaded, workload, config.chunk)
         environment, ceiling = stamp(), _ceiling(eager)
@@ -177,7 +177,7 @@ def _server(config: RequestPathConfig, repository: Path, say: Stations) -> Itera
 
 
 @contextmanager
-def _served(url: str, workload: Workload) -> Iterator[Any]:
+def _served(url: str, workload: HeldOutRequests) -> Iterator[Any]:
     """A variant's `run`: one call over gRPC from a caller's values to logits."""
     requests = [rank_request(workload, number) for number in range(len(workload))]
     with Client(url) as client:
@@ -213,7 +213,9 @@ def figures(timings: Timings) -> dict[str, Any]:
     }
 
 
-def _open_loop(config: RequestPathConfig, url: str, workload: Workload, say: Stations) -> dict[str, Any]:
+def _open_loop(
+    config: RequestPathConfig, url: str, workload: HeldOutRequests, say: Stations
+) -> dict[str, Any]:
     """Latencies from the scheduled send, at a rate that does not wait for answers."""
     say.say(f"open loop: {len(workload)} requests at {config.rate:g} per second")
     with ExitStack() as stack:

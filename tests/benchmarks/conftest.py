@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.held_out_requests import HeldOutConfig, HeldOutRequests, build_held_out_requests
 from benchmarks.in_process import EagerRanker
 from benchmarks.subject import Subject, random_subject
-from benchmarks.workload import Workload, WorkloadConfig, build_workload
 from foundation.decoder import DecoderConfig
 from foundation.model import FoundationConfig
 from foundation.sources.synthetic_world import SyntheticConfig
@@ -26,11 +26,11 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def workload(subject: Subject) -> Workload:
+def workload(subject: Subject) -> HeldOutRequests:
     """Six requests of natural length with 20 candidates each."""
-    return build_workload(subject.dataset, WINDOW, WorkloadConfig(requests=6, candidates=20))
+    return build_held_out_requests(subject.dataset, WINDOW, HeldOutConfig(requests=6, candidates=20))
 
 
 @pytest.fixture
-def ranker(subject: Subject, workload: Workload) -> EagerRanker:
+def ranker(subject: Subject, workload: HeldOutRequests) -> EagerRanker:
     return EagerRanker(subject.loaded, workload, chunk=7)

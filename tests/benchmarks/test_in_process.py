@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from benchmarks.ceiling import Machine, count_flops
+from benchmarks.held_out_requests import HeldOutRequests
 from benchmarks.in_process import EagerRanker, repeat_profile
 from benchmarks.interleave import Variant, verify
 from benchmarks.request_cost import split_cost, unsplit_cost
 from benchmarks.subject import Subject
-from benchmarks.workload import Workload
 from foundation.item_tower import ItemVectors
 from serving.parity import TOLERANCE, repeat_requests
 
 
-def test_whole_and_cut_agree_on_every_request(ranker: EagerRanker, workload: Workload) -> None:
+def test_whole_and_cut_agree_on_every_request(ranker: EagerRanker, workload: HeldOutRequests) -> None:
     whole = Variant("whole", ranker.unsplit, TOLERANCE)
     others = [Variant("split", ranker.split, TOLERANCE), Variant("forward", ranker.reference, TOLERANCE)]
     timings = verify(whole, others, range(len(workload)))
@@ -27,7 +27,7 @@ def test_whole_and_cut_agree_on_every_request(ranker: EagerRanker, workload: Wor
 
 
 def test_the_chunk_changes_nothing_but_speed(
-    subject: Subject, workload: Workload, ranker: EagerRanker
+    subject: Subject, workload: HeldOutRequests, ranker: EagerRanker
 ) -> None:
     at_once = EagerRanker(subject.loaded, workload, chunk=100)
     np.testing.assert_allclose(at_once.unsplit(1), ranker.unsplit(1), atol=1e-5)
@@ -59,7 +59,7 @@ def test_the_whole_graph_runs_the_decoder_for_each_candidate(
 
 
 def test_a_ranker_that_went_wrong_is_refused(
-    subject: Subject, workload: Workload, ranker: EagerRanker
+    subject: Subject, workload: HeldOutRequests, ranker: EagerRanker
 ) -> None:
     wrong = EagerRanker(subject.loaded, workload)
     assert wrong.item_vectors is not None

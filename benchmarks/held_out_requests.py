@@ -20,7 +20,7 @@ from ranker.requests.source import build_requests
 
 
 @dataclass(frozen=True)
-class WorkloadConfig:
+class HeldOutConfig:
     """Which requests to build.
 
     Attributes:
@@ -43,7 +43,7 @@ class WorkloadConfig:
             raise ValueError(f"history is {self.history}; it must be at least 1 event")
 
 
-class Workload:
+class HeldOutRequests:
     """B requests of test profiles.
 
     Args:
@@ -104,7 +104,7 @@ class Workload:
         return distinct[np.isin(distinct, self.candidates(number))]
 
 
-def build_workload(dataset: Dataset, window: WindowConfig, config: WorkloadConfig) -> Workload:
+def build_held_out_requests(dataset: Dataset, window: WindowConfig, config: HeldOutConfig) -> HeldOutRequests:
     """Requests in the last 20 % of test profiles' histories, of as many different profiles as there are.
 
     Points and candidates follow the rule of `ranker.requests.from_events`. Without enough points, points come again.
@@ -134,7 +134,7 @@ def build_workload(dataset: Dataset, window: WindowConfig, config: WorkloadConfi
     rng = np.random.default_rng(config.seed)
     rounds = -(-config.requests // len(requests.profile))
     order = np.concatenate([rng.permutation(len(requests.profile)) for _ in range(rounds)])
-    return Workload(dataset, window, requests.take(order[: config.requests]))
+    return HeldOutRequests(dataset, window, requests.take(order[: config.requests]))
 
 
 def _with_history(dataset: Dataset, window: WindowConfig, requests: Requests, length: int) -> Requests:
@@ -156,7 +156,7 @@ def _with_history(dataset: Dataset, window: WindowConfig, requests: Requests, le
     )
 
 
-def _check_candidates(requests: Requests, config: WorkloadConfig) -> None:
+def _check_candidates(requests: Requests, config: HeldOutConfig) -> None:
     fewest = int(np.diff(requests.candidate_offsets).min())
     if fewest < config.candidates:
         raise DataError(
