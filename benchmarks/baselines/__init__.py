@@ -1,0 +1,1 @@
+"""What people would pick instead of the fused kernels, each in a process of its own."""
