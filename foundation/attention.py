@@ -15,7 +15,7 @@ from foundation.attention_tiles import Tiles, to_dense, to_packed
 from foundation.branches import branch_attention
 from foundation.key_values import LayerKeyValues
 from foundation.layout import Layout
-from foundation.rotary import rotary
+from foundation.rotary import Rotation, rotary
 from foundation.shared_inputs import SharedInputs
 
 
@@ -58,11 +58,11 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x_TD: Tensor, shared: SharedInputs, stored: LayerKeyValues | None = None
     ) -> tuple[Tensor, LayerKeyValues]:
-        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these; of branches, theirs."""
-        assert shared.angles is not None
-        qk_TD, v_TD = self.project_in(x_TD).split((2 * x_TD.shape[-1], x_TD.shape[-1]), dim=-1)
-        q_THK, k_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), shared.angles).chunk(2, dim=1)
-        new = LayerKeyValues(k_THK, v_TD.unflatten(-1, (self.num_heads, -1)))
+        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these; of branches, theirs.
+
+        Where only some hidden states are read (`SharedInputs.query_rows`), to `[B, D]` of them.
+        """
+        q_THK, new = self._projected(x_TD, shared)
         if shared.branches is not None:
             assert stored is not None and shared.seen is not None
             out_THK = branch_attention(q_THK, new, stored, shared.branches, shared.seen)
@@ -73,3 +73,20 @@ class CausalSelfAttention(nn.Module):
         else:
             out_THK = tiled_attention(q_THK, k_THK, v_THK, shared.tiles)
         return self.project_out(out_THK.flatten(1)), kept
+
+    def _projected(self, x_TD: Tensor, shared: SharedInputs) -> tuple[Tensor, LayerKeyValues]:
+        """Queries of the tokens that are read, keys and values of all."""
+        assert shared.angles is not None
+        width = x_TD.shape[-1]
+        if shared.query_rows is None:
+            qk_TD, v_TD = self.project_in(x_TD).split((2 * width, width), dim=-1)
+            qk_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), shared.angles)
+            q_THK, k_THK = qk_THK.chunk(2, dim=1)
+        else:
+            of_queries, of_the_rest = self.project_in.weight.split((width, 2 * width))
+            k_TD, v_TD = F.linear(x_TD, of_the_rest).chunk(2, dim=-1)
+            q_BD = F.linear(shared.read_of(x_TD), of_queries)
+            of_read = Rotation(*map(shared.read_of, shared.angles))
+            q_THK = rotary(q_BD.unflatten(-1, (self.num_heads, -1)), of_read)
+            k_THK = rotary(k_TD.unflatten(-1, (self.num_heads, -1)), shared.angles)
+        return q_THK, LayerKeyValues(k_THK, v_TD.unflatten(-1, (self.num_heads, -1)))

@@ -20,7 +20,7 @@ from foundation.blocks.plain import PlainBlock
 from foundation.branches import Branches, seen_by_branches
 from foundation.dropout import Dropout
 from foundation.key_values import KeyValues, LayerKeyValues, joining
-from foundation.layout import Layout
+from foundation.layout import Layout, last_tokens
 from foundation.rotary import rotation
 from foundation.shared_inputs import SharedInputs
 
@@ -90,7 +90,7 @@ class DecoderPass(NamedTuple):
     """What one pass over whole sequences yields."""
 
     layers: tuple[Tensor, ...]
-    """Hidden states `[T, D]` under the final norm: after each block, or after the last alone."""
+    """Hidden states `[T, D]` under the final norm: after each block, or the last alone; `[B, D]` by `read_last`."""
     key_values: tuple[LayerKeyValues, ...]
     """Of the top layers, lowest first; as many as were asked for."""
 
@@ -161,6 +161,33 @@ class Decoder(nn.Module):
             if number > len(self.blocks) - num_kept:
                 kept.append(key_values)
         return DecoderPass(tuple(hidden), tuple(kept))
+
+    def read_last(self, x_TD: Tensor, layout: Layout, num_kept: int = 0) -> DecoderPass:
+        """As `read`, with hidden states `[B, D]` of each sequence's last token alone.
+
+        The top layer computes keys and values of all tokens, and the rest of the last ones only. What is kept is
+        that of `read`.
+
+        Args:
+            x_TD: input tokens `[T, D]`.
+            layout: of the tokens; every sequence has one.
+            num_kept: as in `read`.
+
+        Raises:
+            ValueError: if the blocks are "hstu", which compute no queries apart.
+        """
+        if self.config.block == "hstu":
+            raise ValueError('decoder.block is "hstu"; it can\'t be read at last tokens alone')
+        shared = self._shared_inputs(layout, None)
+        *lower, top = self.blocks
+        x_TD, kept = self.dropout(x_TD), []
+        for block in lower:
+            x_TD, key_values = block(x_TD, shared)
+            kept.append(key_values)
+        sight = continued_tiles(last_tokens(layout), layout, self.config.attention)
+        x_BD, key_values = top(x_TD, shared._replace(tiles=sight, query_rows=layout.last_index))
+        kept = [*kept, key_values][len(self.blocks) - num_kept :]
+        return DecoderPass((self.final_norm(x_BD),), tuple(kept))
 
     def branch(self, x_CD: Tensor, branches: Branches, stored: tuple[LayerKeyValues, ...]) -> Tensor:
         """Hidden states `[C, D]`, normed, of tokens that enter below the top layers, each continuing a sequence alone.

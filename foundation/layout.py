@@ -70,3 +70,9 @@ def layout(lengths: Tensor) -> Layout:
         positions=columns.expand(num_sequences, longest)[is_token],
         last_index=torch.where(lengths > 0, ends - 1, 0),
     )
+
+
+def last_tokens(layout: Layout) -> Layout:
+    """Of each sequence's last token alone, at the position that it has there; every sequence must have one."""
+    rows = torch.arange(layout.last_index.shape[0], device=layout.last_index.device)
+    return Layout(rows.unsqueeze(1), rows, layout.positions.index_select(0, layout.last_index), rows)

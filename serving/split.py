@@ -8,8 +8,10 @@ request, I item rows, m crossed layers, H heads, K head width, D_profile profile
     crossing mode    ProfileGraph    ProfileInputs              -> vector, keys and values m times [T, H, K]
                      CandidateGraph  vector, CandidateInputs, Branches, keys and values  -> logits [C, N]
 
-Both are the ranker's own modules. What depends on the item alone is computed here, once, for every row of the
-catalogue: the decoder's item vectors, the candidate tower with the projections behind it, and candidate tokens.
+Both are the ranker's own modules. The decoder's top layer is computed where it is read: at each request's own token
+alone, unless the ranker reads more of it (`ranker.arches.last_token_tower`). What depends on the item alone is
+computed here, once, for every row of the catalogue: the decoder's item vectors, the candidate tower with the
+projections behind it, and candidate tokens.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from foundation.layout import Layout
 from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.crossing import Crossing
 from ranker.arches.interaction import Interaction
+from ranker.arches.last_token_tower import LastTokenTower, reads_last_tokens_alone
 from ranker.arches.profile_tower import DecoderTower, PooledTower
 from ranker.arches.sparse import PaddedSparseArch, SparseArch
 from ranker.features.inputs import CandidateInputs, ProfileInputs
@@ -38,11 +41,13 @@ from ranker.state import Mode
 from serving.candidate_arguments import candidate_arguments
 from serving.programs import Shapes
 
+Tower = DecoderTower | LastTokenTower | PooledTower
+
 
 class ProfileGraph(nn.Module):
     """The profile half with the item tower folded into a constant table."""
 
-    def __init__(self, tower: DecoderTower | PooledTower, items: ItemVectors | None) -> None:
+    def __init__(self, tower: Tower, items: ItemVectors | None) -> None:
         super().__init__()
         self.tower = tower
         self._tables = () if items is None else _tables(tower, items)
@@ -65,9 +70,9 @@ class ProfileGraph(nn.Module):
         return (vector, *(tensor for layer in layers for tensor in layer))
 
 
-def _tables(tower: DecoderTower | PooledTower, items: ItemVectors) -> tuple[str, ...]:
+def _tables(tower: Tower, items: ItemVectors) -> tuple[str, ...]:
     """Names of the tables that the decoder reads: without ages of items, their vectors alone."""
-    aged = isinstance(tower, DecoderTower) and tower.foundation.age_column is not None
+    aged = not isinstance(tower, PooledTower) and tower.foundation.age_column is not None
     return items._fields if aged else ("vectors",)
 
 
@@ -178,6 +183,8 @@ def split(ranker: Ranker, mode: Mode | None = None) -> Halves:
     if isinstance(tower, DecoderTower):
         # Its vectors are in the table; left here its weights would be saved and loaded for nothing.
         del tower.foundation.item_tower
+        if reads_last_tokens_alone(tower):
+            tower = LastTokenTower(tower)
     profile, candidate = ProfileGraph(tower, item_vectors), CandidateGraph(features, interaction, crossed)
     return Halves(profile.eval(), candidate.eval())
 

@@ -57,8 +57,12 @@ class GatedBlock(nn.Module):
     def forward(
         self, x_TD: Tensor, shared: SharedInputs, stored: LayerKeyValues | None = None
     ) -> tuple[Tensor, LayerKeyValues]:
-        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these."""
+        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these.
+
+        Where only some hidden states are read (`SharedInputs.query_rows`), to `[B, D]` of them.
+        """
         attended_TD, kept = self.attention(self.attention_norm(x_TD), shared, stored)
+        x_TD = shared.read_of(x_TD)
         x_TD = x_TD + self.attention_gate(x_TD).sigmoid() * self.dropout(attended_TD)
         added_TD = self.feed_forward(self.feed_forward_norm(x_TD))
         return x_TD + self.feed_forward_gate(x_TD).sigmoid() * self.dropout(added_TD), kept

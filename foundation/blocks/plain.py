@@ -49,7 +49,10 @@ class PlainBlock(nn.Module):
     def forward(
         self, x_TD: Tensor, shared: SharedInputs, stored: LayerKeyValues | None = None
     ) -> tuple[Tensor, LayerKeyValues]:
-        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these."""
+        """`[T, D]` to `[T, D]`, with the keys and values of all tokens: the stored and these.
+
+        Where only some hidden states are read (`SharedInputs.query_rows`), to `[B, D]` of them.
+        """
         attended_TD, kept = self.attention(self.attention_norm(x_TD), shared, stored)
-        x_TD = x_TD + self.dropout(attended_TD)
+        x_TD = shared.read_of(x_TD) + self.dropout(attended_TD)
         return x_TD + self.dropout(self.feed_forward(self.feed_forward_norm(x_TD))), kept

@@ -61,6 +61,11 @@ class PackedForeign(nn.Module):
             tuple(kept) if num_kept else (),
         )
 
+    def read_last(self, x_TD: Tensor, layout: Layout, num_kept: int = 0) -> DecoderPass:
+        """As `Decoder.read_last`, though a foreign decoder computes its last layer at all tokens."""
+        passed = self.read(x_TD, layout, num_kept=num_kept)
+        return passed._replace(layers=(passed.layers[-1].index_select(0, layout.last_index),))
+
     def branch(self, x_CD: Tensor, branches: Branches, stored: tuple[LayerKeyValues, ...]) -> Tensor:
         """As `Decoder.branch`, through all layers."""
         if not x_CD.shape[0]:
