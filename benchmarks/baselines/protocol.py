@@ -36,6 +36,8 @@ from numpy.typing import NDArray
 
 Part = Literal["whole", "profile", "candidates"]
 Form = Literal["decomposed", "plain", "folded"]
+VERIFIED_REQUESTS = 2
+"""On which parity is checked."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -90,11 +92,14 @@ class Session(Protocol):
         """Time the settings that there are to choose among, and keep the fastest. Nothing else runs meanwhile."""
         ...
 
-    def run(self) -> Arrays:
-        """Logits `[C, N]`; of a profile alone, the vectors `[B, D]`, then the keys and values that crossing reads."""
+    def run(self, number: int) -> Arrays:
+        """The request `number` of the workload (modulo as many as it has), or the B requests from there on.
+
+        Logits `[C, N]`; of a profile alone, the vectors `[B, D]`, then the keys and values that crossing reads.
+        """
         ...
 
-    def expected(self) -> Arrays | None:
+    def expected(self, number: int) -> Arrays | None:
         """What a reference of the same precision gives; None where float32's reference is the one to be held to."""
         ...
 
@@ -130,27 +135,24 @@ def _do(session: Session, said: dict[str, Any]) -> dict[str, Any]:
     if said["do"] == "compute":
         return {"expected": _write(Path(said["out"]), session)}
     assert said["do"] == "time", said
-    for _ in range(said["drop"]):
-        session.run()
     seconds = []
-    for _ in range(said["runs"]):
+    for number in range(said["drop"] + said["runs"]):
         begin = perf_counter()
-        session.run()
+        session.run(number)
         seconds.append(perf_counter() - begin)
-    return {"seconds": seconds}
+    return {"seconds": seconds[said["drop"] :]}
 
 
 def _write(out: Path, session: Session) -> bool:
     """The outputs as `computed_0`, …, and what they should be as `expected_0`, … where the session has its own."""
-    expected = session.expected()
-    named = {"computed": session.run(), "expected": expected or ()}
-    np.savez(
-        out,
-        **{
-            f"{name}_{number}": array for name, arrays in named.items() for number, array in enumerate(arrays)
-        },
-    )
-    return expected is not None
+    expected, computed = [], []
+    for number in range(VERIFIED_REQUESTS):
+        expected += session.expected(number) or ()
+        computed += [array.copy() for array in session.run(number)]
+    named = {f"computed_{number}": array for number, array in enumerate(computed)}
+    named |= {f"expected_{number}": array for number, array in enumerate(expected)}
+    np.savez(out, **named)
+    return bool(expected)
 
 
 def to_json(case: Case) -> dict[str, Any]:
