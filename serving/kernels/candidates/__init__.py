@@ -1,0 +1,1 @@
+"""Candidate scoring in one pass; its reference is `ranker.arches.interaction.Interaction`."""

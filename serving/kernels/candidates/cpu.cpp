@@ -1,0 +1,247 @@
+// marquee::score_candidates: schema, checks and the CPU path.
+// Shapes: B requests, C candidates, I item rows, K dot products, E dot-product width, H first hidden width,
+// F width of the candidates' features, D of crossed candidates, N tasks.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <omp.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "candidates/tiles.h"
+#include "capability.h"
+#include "linear/panels.h"
+
+namespace marquee::candidates {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+void check_layout(const at::Tensor& tensor, const std::string& name, at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, "score_candidates: ", name, " has shape ", tensor.sizes(),
+                    "; it must be ", shape);
+  TORCH_CHECK_VALUE(tensor.is_contiguous(), "score_candidates: ", name, " has strides ", tensor.strides(),
+                    "; it must be contiguous");
+}
+
+void check_floats(const at::Tensor& tensor, const std::string& name, at::IntArrayRef shape) {
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kFloat, "score_candidates: ", name, " is ", tensor.scalar_type(),
+                   "; it must be float32");
+  check_layout(tensor, name, shape);
+}
+
+Table table_of(const at::Tensor& tensor, const std::string& name, int64_t num_items, const at::Tensor* scales) {
+  TORCH_CHECK_VALUE(tensor.dim() == 2, "score_candidates: ", name, " has shape ", tensor.sizes(),
+                    "; it must be [I, width]");
+  const int64_t width = tensor.size(1);
+  if (scales == nullptr) {
+    check_floats(tensor, name, {num_items, width});
+    return {tensor.const_data_ptr<float>(), nullptr, width};
+  }
+  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kChar, "score_candidates: ", name, " is ", tensor.scalar_type(),
+                   "; with scales it must be int8");
+  check_layout(tensor, name, {num_items, width});
+  check_floats(*scales, "the scales of " + name, {num_items});
+  return {tensor.const_data_ptr<int8_t>(), scales->const_data_ptr<float>(), width};
+}
+
+// Where the weights of `weights` are taken from, one linear layer after the other.
+class Weights {
+ public:
+  explicit Weights(at::TensorList weights) : weights_(weights) {}
+
+  // A layer's packed weights; `outputs` is known from its bias or from what it adds to.
+  Linear take(int64_t inputs, int64_t outputs) {
+    const at::Tensor& packed = weights_[at_];
+    check_floats(packed, "weights[" + std::to_string(at_) + "]", {num_panels(outputs), inputs, kPanel});
+    ++at_;
+    return {packed.const_data_ptr<float>(), nullptr, inputs, outputs};
+  }
+
+  Linear take_with_bias(int64_t inputs) {
+    TORCH_CHECK_VALUE(weights_.size() >= at_ + 2, "score_candidates: weights has ", weights_.size(),
+                      " tensors; every layer after the first needs packed weights and a bias");
+    const at::Tensor& bias = weights_[at_ + 1];
+    const std::string name = "weights[" + std::to_string(at_ + 1) + "]";
+    TORCH_CHECK_VALUE(bias.dim() == 1, "score_candidates: ", name, " has shape ", bias.sizes(), "; it must be [outputs]");
+    check_floats(bias, name, {bias.size(0)});
+    Linear layer = take(inputs, bias.size(0));
+    biases_.emplace_back(num_panels(layer.outputs) * kPanel, 0.0f);
+    std::copy_n(bias.const_data_ptr<float>(), layer.outputs, biases_.back().begin());
+    layer.bias = biases_.back().data();
+    ++at_;
+    return layer;
+  }
+
+  bool empty() const { return at_ == weights_.size(); }
+
+ private:
+  at::TensorList weights_;
+  std::size_t at_ = 0;
+  std::vector<std::vector<float>> biases_;
+};
+
+// The values matter for memory safety: a wrong one would read another request's rows, or past the end.
+void check_offsets(const int64_t* offsets, int64_t B, int64_t C) {
+  TORCH_CHECK_VALUE(offsets[0] == 0, "score_candidates: offsets[0] is ", offsets[0], "; it must be 0");
+  for (int64_t b = 0; b < B; ++b) {
+    TORCH_CHECK_VALUE(offsets[b] <= offsets[b + 1], "score_candidates: offsets[", b + 1, "] is ", offsets[b + 1],
+                      "; it must be at least offsets[", b, "], ", offsets[b]);
+  }
+  TORCH_CHECK_VALUE(offsets[B] == C, "score_candidates: offsets[", B, "] is ", offsets[B],
+                    "; it must be the number of candidates, ", C);
+}
+
+void check_rows(const int64_t* rows, int64_t C, int64_t num_items) {
+  for (int64_t c = 0; c < C; ++c) {
+    TORCH_CHECK_VALUE(0 <= rows[c] && rows[c] < num_items, "score_candidates: rows[", c, "] is ", rows[c],
+                      "; the tables have ", num_items, " rows");
+  }
+}
+
+// [K, H] to panels, as serving/kernels/linear/panels.py packs [H, K]: 16 kB, so it is done at each call.
+std::vector<float> pack_dots(const float* weights, int64_t K, int64_t H) {
+  std::vector<float> packed(num_panels(H) * K * kPanel, 0.0f);
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t h = 0; h < H; ++h) {
+      packed[(h / kPanel * K + k) * kPanel + h % kPanel] = weights[k * H + h];
+    }
+  }
+  return packed;
+}
+
+const float* rows_of(const OptionalTensor& tensor, const char* name, int64_t C) {
+  TORCH_CHECK_VALUE(tensor->dim() == 2, "score_candidates: ", name, " has shape ", tensor->sizes(),
+                    "; it must be [C, width]");
+  check_floats(*tensor, name, {C, tensor->size(1)});
+  return tensor->const_data_ptr<float>();
+}
+
+ScoreTile score_tile_for(CpuCapability capability) {
+  switch (capability) {
+    case CpuCapability::avx512:
+      return score_tile_avx512;
+    case CpuCapability::avx2:
+      return score_tile_avx2;
+    default:
+      return score_tile_baseline;
+  }
+}
+
+// Tiles are handed out by a counter: a core that somebody else also uses takes fewer.
+void score(const Operands& operands) {
+  const ScoreTile score_tile = score_tile_for(cpu_capability());
+  const int64_t num_tiles = (operands.num_candidates + kTileCandidates - 1) / kTileCandidates;
+  const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int num_threads = static_cast<int>(std::min<int64_t>(num_tiles, most));
+  const int64_t floats = scratch_floats(operands);
+  const std::unique_ptr<float[]> scratch(new float[num_threads * floats]);
+  std::atomic<int64_t> counter{0};
+#pragma omp parallel num_threads(num_threads)
+  {
+    Worker worker{scratch.get() + omp_get_thread_num() * floats, -1};
+    for (int64_t tile = counter.fetch_add(1); tile < num_tiles;) {
+      const int64_t next = counter.fetch_add(1);
+      score_tile(operands, worker, tile, next);
+      tile = next;
+    }
+  }
+}
+
+at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& x_table,
+                                const at::Tensor& e_table, at::TensorList table_scales, const at::Tensor& p,
+                                const at::Tensor& q, const at::Tensor& dot_weights, const OptionalTensor& features,
+                                const OptionalTensor& crossed, at::TensorList weights, at::TensorList scales,
+                                int64_t num_tasks) {
+  TORCH_CHECK_VALUE(rows.dim() == 1, "score_candidates: rows has shape ", rows.sizes(), "; it must be [C]");
+  TORCH_CHECK_TYPE(rows.scalar_type() == at::kLong, "score_candidates: rows is ", rows.scalar_type(),
+                   "; it must be int64");
+  TORCH_CHECK_VALUE(q.dim() == 3, "score_candidates: q has shape ", q.sizes(), "; it must be [B, K, E]");
+  TORCH_CHECK_TYPE(offsets.scalar_type() == at::kLong || offsets.scalar_type() == at::kInt,
+                   "score_candidates: offsets is ", offsets.scalar_type(), "; it must be int64 or int32");
+  TORCH_CHECK_VALUE(table_scales.empty() || table_scales.size() == 2, "score_candidates: table_scales has ",
+                    table_scales.size(), " tensors; it must have 2, or none for float32 tables");
+  TORCH_CHECK_VALUE(scales.empty(), "score_candidates: scales has ", scales.size(), " tensors; float32 weights have none");
+  const int64_t C = rows.size(0), B = q.size(0), K = q.size(1), I = x_table.size(0);
+  check_layout(offsets, "offsets", {B + 1});
+  check_layout(rows, "rows", {C});
+  Operands o{};
+  o.x = table_of(x_table, "x_table", I, table_scales.empty() ? nullptr : &table_scales[0]);
+  o.e = table_of(e_table, "e_table", I, table_scales.empty() ? nullptr : &table_scales[1]);
+  const int64_t H = o.x.width, E = o.e.width;
+  check_floats(p, "p", {B, H});
+  check_floats(q, "q", {B, K, E});
+  check_floats(dot_weights, "dot_weights", {K, H});
+
+  Weights taken(weights);
+  if (features) {
+    o.features = rows_of(features, "features", C);
+    o.features_layer = taken.take(features->size(1), H);
+  }
+  if (crossed) {
+    o.crossed = rows_of(crossed, "crossed", C);
+    o.crossing_layer = taken.take(crossed->size(1), H);
+  }
+  std::vector<Linear> layers;
+  o.widest = std::max({H, K});
+  for (int64_t width = H; layers.empty() || !taken.empty(); width = layers.back().outputs) {
+    layers.push_back(taken.take_with_bias(width));
+    o.widest = std::max(o.widest, layers.back().outputs);
+  }
+  TORCH_CHECK_VALUE(layers.back().outputs == num_tasks, "score_candidates: the last layer has ", layers.back().outputs,
+                    " outputs; num_tasks is ", num_tasks);
+
+  const at::Tensor offsets_long = offsets.to(at::kLong);
+  o.rows = rows.const_data_ptr<int64_t>();
+  o.offsets = offsets_long.const_data_ptr<int64_t>();
+  check_offsets(o.offsets, B, C);
+  check_rows(o.rows, C, I);
+  const std::vector<float> packed_dots = pack_dots(dot_weights.const_data_ptr<float>(), K, H);
+  const std::vector<float> zeros(num_panels(o.widest) * kPanel, 0.0f);
+  o.dots = {packed_dots.data(), nullptr, K, H};
+  o.p = p.const_data_ptr<float>();
+  o.q = q.const_data_ptr<float>();
+  o.layers = layers.data();
+  o.num_layers = static_cast<int64_t>(layers.size());
+  o.zeros = zeros.data();
+  o.num_requests = B;
+  o.num_candidates = C;
+  at::Tensor logits = at::empty({C, num_tasks}, p.options());
+  o.logits = logits.mutable_data_ptr<float>();
+  if (C > 0) {
+    score(o);
+  }
+  return logits;
+}
+
+}  // namespace
+
+int64_t scratch_floats(const Operands& o) {
+  const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.dots.inputs) + 2 * scratch_stride(o.widest);
+  const int64_t floats = num_panels(o.dots.inputs) * kPanel * o.e.width + kTileCandidates * strides;
+  return num_panels(floats) * kPanel;
+}
+
+}  // namespace marquee::candidates
+
+TORCH_LIBRARY_FRAGMENT(marquee, library) {
+  library.def(
+      "score_candidates(Tensor rows, Tensor offsets, Tensor x_table, Tensor e_table, Tensor[] table_scales, Tensor p, "
+      "Tensor q, Tensor dot_weights, Tensor? features, Tensor? crossed, Tensor[] weights, Tensor[] scales, "
+      "int num_tasks) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(marquee, CPU, library) {
+  library.impl("score_candidates", &marquee::candidates::score_candidates_cpu);
+}
+
+// Serving only: backward through it says so, instead of silently giving no gradient.
+TORCH_LIBRARY_IMPL(marquee, Autograd, library) {
+  library.impl("score_candidates", torch::autograd::autogradNotImplementedFallback());
+}

@@ -1,0 +1,64 @@
+// What one call of marquee::score_candidates hands to the loops of each instruction set.
+// Shapes: B requests, C candidates, I item rows, K dot products, E dot-product width, H first hidden width, N tasks.
+#pragma once
+
+#include <cstdint>
+
+namespace marquee::candidates {
+
+// Candidates per task: two tiles of `multiply` on AVX-512, four on AVX2, so that no remainder is computed within.
+constexpr int64_t kTileCandidates = 24;
+
+// A linear layer: packed weights (see linear/panels.h).
+struct Linear {
+  const float* packed = nullptr;
+  const float* bias = nullptr;  // padded to whole panels; null: there is none
+  int64_t inputs = 0;
+  int64_t outputs = 0;
+};
+
+// Item rows [I, width], float32, or int8 with a scale for each.
+struct Table {
+  const void* values = nullptr;
+  const float* scales = nullptr;  // [I]; null: float32
+  int64_t width = 0;
+};
+
+struct Operands {
+  const int64_t* rows;     // [C]
+  const int64_t* offsets;  // [B + 1]
+  Table x;                 // of width H
+  Table e;                 // of width E
+  const float* p;          // [B, H]
+  const float* q;          // [B, K, E]
+  Linear dots;             // K inputs
+  const float* features;   // [C, features_layer.inputs]; null: none
+  Linear features_layer;
+  const float* crossed;    // [C, crossing_layer.inputs]; null: none
+  Linear crossing_layer;
+  const Linear* layers;    // the hidden ones after the first, then the head
+  int64_t num_layers;
+  const float* zeros;      // as many as the widest layer has padded outputs
+  float* logits;           // [C, N]
+  int64_t num_requests;    // B
+  int64_t num_candidates;  // C
+  int64_t widest;          // outputs of the widest layer, the first included
+};
+
+// Floats of scratch that one thread needs.
+int64_t scratch_floats(const Operands& operands);
+
+// Where a thread is: its scratch, and the request whose queries lie packed in it.
+struct Worker {
+  float* scratch;
+  int64_t packed_request;  // -1: none yet
+};
+
+// Scores candidates [tile * kTileCandidates, ...); reads ahead the item rows of `next`, a tile or past the last.
+using ScoreTile = void (*)(const Operands& operands, Worker& worker, int64_t tile, int64_t next);
+
+void score_tile_baseline(const Operands& operands, Worker& worker, int64_t tile, int64_t next);
+void score_tile_avx2(const Operands& operands, Worker& worker, int64_t tile, int64_t next);
+void score_tile_avx512(const Operands& operands, Worker& worker, int64_t tile, int64_t next);
+
+}  // namespace marquee::candidates
