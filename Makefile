@@ -7,7 +7,7 @@ IS_PYTHON_3_11 := import sys; sys.exit(sys.version_info[:2] != (3, 11))
 PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3; do \
 	$$python -c "$(IS_PYTHON_3_11)" 2>/dev/null && echo $$python && exit; done; command -v python3)
 
-.PHONY: demo test setup setup-test format
+.PHONY: demo test sanitize setup setup-test format
 
 demo: setup
 	.venv/bin/python -m benchmarks.demo $(ARGS)
@@ -17,6 +17,10 @@ test: setup-test
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/pytest $(ARGS)
+
+# The C++ kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer, on every path of this processor.
+sanitize: setup-test
+	.venv/bin/python tests/sanitize.py $(ARGS)
 
 setup:
 	@$(or $(PYTHON),$(error Python 3.11 is needed; there is no python3 on PATH)) requirements/install.py run
