@@ -58,6 +58,8 @@ class Weights {
 
   // A layer's packed weights; `outputs` is known from its bias or from what it adds to.
   Linear take(int64_t inputs, int64_t outputs) {
+    TORCH_CHECK_VALUE(at_ < weights_.size(), "score_candidates: weights has ", weights_.size(),
+                      " tensors; features and crossed candidates need packed weights each");
     const at::Tensor& packed = weights_[at_];
     check_floats(packed, "weights[" + std::to_string(at_) + "]", {num_panels(outputs), inputs, kPanel});
     ++at_;
