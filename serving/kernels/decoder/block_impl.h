@@ -1,0 +1,164 @@
+// The stages of a block, for rows [begin, end) and some panels of the weights: a thread takes either some rows and all
+// panels, or all rows and some panels.
+#pragma once
+
+#include "decoder/attention_impl.h"
+#include "decoder/linear_impl.h"
+#include "decoder/step.h"
+#include "math_impl.h"
+
+namespace marquee::decoder {
+namespace {
+
+// Columns whose activation follows at once, while they are in the first cache.
+constexpr int64_t kStripePanels = 8;
+
+struct Scratch {
+  float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
+  float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units
+  int64_t stride, hidden_stride;
+  Softmax softmax;
+};
+
+inline Scratch scratch_of(const Step& step, int64_t thread, int64_t rows) {
+  Scratch scratch;
+  float* at = step.scratch + thread * step.scratch_floats;
+  const auto take = [&](int64_t floats) {
+    float* taken = at;
+    at += floats;
+    return taken;
+  };
+  scratch.stride = scratch_stride(step.D);
+  scratch.hidden_stride = hidden_stride(step);
+  scratch.normed = take(rows * scratch.stride);
+  scratch.hidden = take(rows * scratch.hidden_stride);
+  Softmax& softmax = scratch.softmax;
+  softmax.sums = take(rows * padded(step.K));
+  softmax.keys = take(kChunkKeys * step.K);
+  softmax.values = take(kChunkKeys * padded(step.K));
+  softmax.scores = take(kMostTileRows * kScoresStride);
+  softmax.largest = take(rows);
+  softmax.total = take(rows);
+  return scratch;
+}
+
+// Calls f(sequence, first row, last row) for the sequences that rows [begin, end) belong to.
+template <class F>
+inline void by_sequence(const Rows& rows, int64_t B, int64_t begin, int64_t end, const F& f) {
+  int64_t low = 0, high = B;  // the last sequence that begins at or before `begin`
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    (rows.offsets[middle] <= begin ? low : high) = middle;
+  }
+  for (int64_t b = low; begin < end; ++b) {
+    const int64_t last = rows.offsets[b + 1] < end ? rows.offsets[b + 1] : end;
+    if (begin < last) {
+      f(b, begin, last);
+      begin = last;
+    }
+  }
+}
+
+// Where a row lies in its sequence: tokens before it that are new, and its position.
+inline int64_t token_of(const Rows& rows, int64_t b, int64_t row) { return rows.first[b] + row - rows.offsets[b]; }
+inline int64_t num_stored(const Step& step, int64_t b) { return step.stored_offsets[b + 1] - step.stored_offsets[b]; }
+inline int64_t position_of(const Step& step, int64_t b, int64_t token) {
+  return num_stored(step, b) + (step.branches ? 0 : token);
+}
+
+inline void norm_rows(const Step& step, const float* weight, const float* bias, const float* x, int64_t count,
+                      const Scratch& scratch) {
+  for (int64_t i = 0; i < count; ++i) {
+    layer_norm(x + i * step.D, step.D, weight, bias, kNormEpsilon, scratch.normed + i * scratch.stride);
+  }
+}
+
+// One head turned by its position, times `scale`.
+inline void rotate(const float* x, const float* rotation, int64_t K, float scale, float* out) {
+  const int64_t half = K / 2;
+  int64_t i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const Vector first = load(x + i), second = load(x + half + i);
+    const Vector cosine = load(rotation + i) * scale, sine = load(rotation + half + i) * scale;
+    store(out + i, first * cosine - second * sine);
+    store(out + half + i, first * sine + second * cosine);
+  }
+  for (; i < half; ++i) {
+    const float first = x[i], second = x[half + i];
+    const float cosine = rotation[i] * scale, sine = rotation[half + i] * scale;
+    out[i] = first * cosine - second * sine;
+    out[half + i] = first * sine + second * cosine;
+  }
+}
+
+// A head's queries of rows [begin, end) of one sequence, from the projections of those rows.
+inline void write_queries(const Step& step, const Rows& rows, int64_t b, int64_t begin, int64_t end, int64_t head,
+                          const float* projected, int64_t stride) {
+  const float scale = 1.0f / __builtin_sqrtf(float(step.K));
+  for (int64_t row = begin; row < end; ++row) {
+    const float* rotation = step.rotations + position_of(step, b, token_of(rows, b, row)) * step.K;
+    rotate(projected + (row - begin) * stride + head * step.K, rotation, step.K, scale,
+           rows.queries + row * step.D + head * step.K);
+  }
+}
+
+// Its keys and values, of all new tokens alone.
+inline void write_keys_values(const Step& step, const Layer& layer, int64_t b, int64_t begin, int64_t end, int64_t head,
+                              const float* projected, int64_t stride) {
+  for (int64_t row = begin; row < end; ++row) {
+    const float* rotation = step.rotations + position_of(step, b, token_of(step.all, b, row)) * step.K;
+    const float* from = projected + (row - begin) * stride + step.D + head * step.K;
+    const int64_t to = row * step.D + head * step.K;
+    rotate(from, rotation, step.K, 1.0f, layer.keys + to);
+    for (int64_t k = 0; k < step.K; ++k) {
+      layer.values[to + k] = from[step.D + k];
+    }
+  }
+}
+
+// Attention of one head of rows [begin, end) of sequence b; out[i, head, :] of row begin + i.
+inline void attend_head(const Step& step, const Layer& layer, const Rows& rows, int64_t b, int64_t begin, int64_t end,
+                        int64_t head, const Softmax& softmax, float* out, int64_t stride) {
+  const int64_t D = step.D, K = step.K, at = head * K, token = token_of(rows, b, begin), stored = num_stored(step, b);
+  const Queries queries{rows.queries + begin * D + at, D, end - begin, position_of(step, b, token), !step.branches};
+  start(softmax, queries.count, K);
+  if (stored > 0) {
+    const int64_t first = step.stored_offsets[b] * D + at;
+    attend(step, queries, {layer.stored_keys + first, layer.stored_values + first, D, 0, stored}, softmax);
+  }
+  if (step.branches) {
+    const int64_t first = begin * D + at;
+    attend_itself(queries, {layer.keys + first, layer.values + first, D, 0, 1}, K, softmax);
+  } else {
+    const int64_t first = step.offsets[b] * D + at;
+    attend(step, queries, {layer.keys + first, layer.values + first, D, stored, token + queries.count}, softmax);
+  }
+  finish(softmax, queries.count, K, out + at, stride);
+}
+
+// to[row, :] += rows times weights (+ bias)
+inline void add_linear(const Activations& a, const Weights& weights, const float* bias, Range panels, float* to) {
+  const int64_t N = weights.num_outputs;
+  linear(a, weights, panels, [&](int64_t row, int64_t column, Vector sums) {
+    add_columns(to + row * N, column, N, bias == nullptr ? sums : sums + load_columns(bias, column, N));
+  });
+}
+
+// hidden = gelu(rows times feed_in + bias)
+inline void feed_in(const Activations& a, const Layer& layer, Range panels, float* hidden, int64_t stride) {
+  const int64_t N = layer.feed_in.num_outputs;
+  for (int64_t first = panels.first; first < panels.last; first += kStripePanels) {
+    const int64_t last = first + kStripePanels < panels.last ? first + kStripePanels : panels.last;
+    linear(a, layer.feed_in, {first, last},
+           [&](int64_t row, int64_t column, Vector sums) { store(hidden + row * stride + column, sums); });
+    for (int64_t row = 0; row < a.count; ++row) {
+      for (int64_t column = first * kPanel; column < last * kPanel; column += kLanes) {
+        float* to = hidden + row * stride + column;
+        store(to, gelu(load(to) + load_columns(layer.feed_in_bias, column, N)));
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace marquee::decoder
