@@ -23,6 +23,8 @@ _PACKAGES = (
     "tritonclient",
     "triton",
     "numpy",
+    "onnxruntime",
+    "openvino",
 )
 _VARIABLES = (
     "OMP_NUM_THREADS",

@@ -20,6 +20,7 @@ Shapes: B requests, C candidates over the batch, N tasks, D decoder width.
 from __future__ import annotations
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -55,7 +56,7 @@ class Case:
         candidates: of each request; None for the workload's.
         tokens: of each history, the request's token included; None for the workload's.
         requests: B.
-        together: the B requests in one call; else one call for each, one after another.
+        together: the B requests in one call; else one call for each, one after another, and their outputs joined.
     """
 
     workload: str
@@ -119,6 +120,7 @@ def answer(load: Callable[[Case], Session], words: IO[str], answers: IO[str]) ->
         try:
             if said["do"] == "load":
                 sessions[case] = load(case)
+                _give_back_memory()
             told = _do(sessions[case], said)
         except Exception as error:  # noqa: BLE001 — told to the parent, which names the variant and refuses it
             traceback.print_exc()
@@ -153,6 +155,12 @@ def _write(out: Path, session: Session) -> bool:
     named |= {f"expected_{number}": array for number, array in enumerate(expected)}
     np.savez(out, **named)
     return bool(expected)
+
+
+def _give_back_memory() -> None:
+    """To the system, what loading no longer needs: runs that fill it again would hide what they need themselves."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def to_json(case: Case) -> dict[str, Any]:
