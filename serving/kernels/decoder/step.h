@@ -63,6 +63,8 @@ constexpr int64_t kMostBlockRows = 72;
 constexpr int64_t kChunkKeys = 256;
 constexpr int64_t kMostTileRows = 16;  // at least kTileRows of every instruction set
 
+namespace {  // so that files of different instruction sets share no function
+
 inline constexpr int64_t padded(int64_t n) { return num_panels(n) * kPanel; }
 
 // Floats of one thread's scratch, in the order of block_impl.h's Scratch.
@@ -71,6 +73,8 @@ inline int64_t scratch_floats(const Step& step, int64_t rows) {
   return rows * (scratch_stride(step.D) + hidden_stride(step) + padded(step.K) + 2) + kChunkKeys * step.K +
          kChunkKeys * padded(step.K) + kMostTileRows * scratch_stride(kChunkKeys) + kPanel;
 }
+
+}  // namespace
 
 // One thread's share; `thread` of `num_threads`, all of which call it.
 using Run = void (*)(const Step&, int64_t thread, int64_t num_threads);
