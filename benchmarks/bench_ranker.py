@@ -24,7 +24,7 @@ def halves(subject: Subject) -> Halves:
 def fused_halves(subject: Subject) -> Halves:
     """Both graphs as they are exported."""
     fused = split(subject.loaded.model)
-    assert fuse(fused.candidate)
+    assert fuse(fused).fused
     return fused
 
 

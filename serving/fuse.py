@@ -1,12 +1,46 @@
-"""The explicit swap of reference layers for fused ones, at export."""
+"""The explicit swap of reference layers for fused ones, at export.
+
+    profile.tower.foundation.decoder    the decoder over a request's tokens             marquee::decoder_step
+    candidate.crossed.decoder           its top layers over the request's candidates    marquee::decoder_step
+    candidate.interaction               from item rows to logits                        marquee::score_candidates
+
+What has no fused form stays as the ranker has it, and the report says why. Of an interaction that stays, the first
+layer and the dot products have operators of their own.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from ranker.arches.interaction import DotProducts, FirstLayer
+from foundation.decoder import Decoder
+from ranker.arches.interaction import DotProducts, FirstLayer, Interaction
+from ranker.arches.last_token_tower import LastTokenTower
+from ranker.arches.profile_tower import DecoderTower, PooledTower
+from serving.fused_candidates import FusedCandidates
+from serving.fused_decoder import FusedDecoder
 from serving.kernels.interaction import ops
+from serving.no_fused_form import NoFusedForm
+from serving.split import Halves
+
+DECODER_STEP, SCORE_CANDIDATES = "marquee::decoder_step", "marquee::score_candidates"
+FIRST_LAYER = "marquee::interaction_first_layer"
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What runs in the place of which submodule of the two halves, and what stays as it was.
+
+    Attributes:
+        fused: operator by the name of the submodule.
+        not_fused: why there is none, by name.
+    """
+
+    fused: dict[str, str] = field(default_factory=dict)
+    not_fused: dict[str, str] = field(default_factory=dict)
 
 
 class FusedFirstLayer(nn.Module):
@@ -30,16 +64,52 @@ class FusedDotProducts(nn.Module):
         return sides[:, :num_dots] - sides[:, num_dots:]
 
 
-FUSED: dict[type[nn.Module], type[nn.Module]] = {FirstLayer: FusedFirstLayer, DotProducts: FusedDotProducts}
+OF_INTERACTION: dict[type[nn.Module], type[nn.Module]] = {
+    FirstLayer: FusedFirstLayer,
+    DotProducts: FusedDotProducts,
+}
 
 
-def fuse(module: nn.Module) -> list[str]:
-    """Swap every reference layer inside `module` in place; parameters keep their names.
+def fuse(halves: Halves) -> Kernels:
+    """Swap every part that has a fused form, in place; what it replaces is gone, weights and all.
 
     Returns:
-        the names of the swapped submodules.
+        what was swapped, and why the rest was not.
     """
-    swapped = {name: FUSED[type(child)] for name, child in module.named_modules() if type(child) in FUSED}
-    for name, fused in swapped.items():
-        module.set_submodule(name, fused())
-    return list(swapped)
+    both = nn.ModuleDict({"profile": halves.profile, "candidate": halves.candidate})
+    kernels = Kernels()
+
+    def swap(name: str, operator: str, fused_form: Callable[[], nn.Module]) -> None:
+        try:
+            both.set_submodule(name, fused_form())
+        except NoFusedForm as reason:
+            kernels.not_fused[name] = str(reason)
+        else:
+            kernels.fused[name] = operator
+
+    tower, crossed, interaction = halves.profile.tower, halves.candidate.crossed, halves.candidate.interaction
+    if isinstance(tower, PooledTower):
+        kernels.not_fused["profile.tower"] = "it has no decoder"
+    else:
+        swap("profile.tower.foundation.decoder", DECODER_STEP, lambda: _fused_tower(tower))
+        if crossed is not None:
+            swap("candidate.crossed.decoder", DECODER_STEP, lambda: _fused(crossed.decoder, tower))
+    if isinstance(interaction, Interaction):
+        swap("candidate.interaction", SCORE_CANDIDATES, lambda: FusedCandidates(interaction))
+    for name, child in list(both.named_modules()):
+        if type(child) in OF_INTERACTION:
+            swap(name, FIRST_LAYER, OF_INTERACTION[type(child)])
+    return kernels
+
+
+def _fused_tower(tower: DecoderTower | LastTokenTower) -> FusedDecoder:
+    if isinstance(tower, DecoderTower) and tower.reads_every_layer:
+        raise NoFusedForm("the profile's vector is made of hidden states below the top layer too")
+    return _fused(tower.foundation.decoder, tower)
+
+
+def _fused(decoder: nn.Module, tower: DecoderTower | LastTokenTower) -> FusedDecoder:
+    if not isinstance(decoder, Decoder):
+        raise NoFusedForm("the decoder is another library's")
+    # The request's own token follows a whole window, and a candidate follows that.
+    return FusedDecoder(decoder, num_positions=tower.foundation.config.window.window + 2)

@@ -46,7 +46,7 @@ class FusedDecoder(nn.Module):
             raise NoFusedForm(f"a norm's epsilon isn't {NORM_EPSILON}")
         tensors = [tensor for block in decoder.blocks for tensor in _block_weights(block)]
         tensors += [decoder.final_norm.weight, decoder.final_norm.bias]
-        self._num_weights = len(tensors)
+        self._num_layers, self._num_weights = len(decoder.blocks), len(tensors)
         for index, tensor in enumerate(tensors):
             self.register_buffer(f"weight_{index}", tensor.detach().clone())
         angles = rotation(torch.arange(num_positions), config.head_width)
@@ -93,7 +93,7 @@ class FusedDecoder(nn.Module):
 
     def extend(self, x_TD: Tensor, new_layout: Layout, stored: KeyValues) -> tuple[Tensor, KeyValues]:
         """As `Decoder.extend`."""
-        num_layers = self.config.num_layers
+        num_layers = self._num_layers
         earlier = Stored(_flat(stored.layers), stored.offsets)
         hidden_TD, kept = decoder_step(
             x_TD, _offsets(new_layout), self._weights(num_layers), earlier, self._sight, num_kept=num_layers
@@ -108,13 +108,13 @@ class FusedDecoder(nn.Module):
 
     def _read(self, x_TD: Tensor, layout: Layout, num_kept: int, last_only: bool) -> DecoderPass:
         hidden, kept = decoder_step(
-            x_TD, _offsets(layout), self._weights(self.config.num_layers), sight=self._sight,
+            x_TD, _offsets(layout), self._weights(self._num_layers), sight=self._sight,
             last_only=last_only, num_kept=num_kept,
         )  # fmt: skip
         return DecoderPass((hidden,), _paired(kept))
 
     def _weights(self, num_top_layers: int) -> Weights:
-        first = (self.config.num_layers - num_top_layers) * WEIGHTS_PER_LAYER
+        first = (self._num_layers - num_top_layers) * WEIGHTS_PER_LAYER
         tensors = [self.get_buffer(f"weight_{index}") for index in range(first, self._num_weights)]
         return Weights(tensors, [], self.get_buffer("rotations"), self.config.num_heads)
 

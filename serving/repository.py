@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +29,7 @@ from serving import model_folder
 from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract, Limits
 from serving.example_requests import example_request, with_odd_candidates
-from serving.fuse import fuse
+from serving.fuse import Kernels, fuse
 from serving.model_config import config_pbtxt
 from serving.parity import Arrays, Parity, Rank, measure, split_rank, unsplit_rank
 from serving.programs import export_program, save_program, weights_of
@@ -41,6 +40,7 @@ from serving.wire import contract_of, model_inputs
 
 MODEL_SOURCE = Path(__file__).parent / "model_repository" / model_folder.MODEL_SOURCE
 TITLES = "titles.json"
+NOT_ASKED_FOR = Kernels(not_fused=dict.fromkeys(("profile", "candidate"), "exported with --no-fused"))
 SAMPLE_EVENTS, SAMPLE_CANDIDATES = 8, 12
 
 
@@ -56,6 +56,7 @@ class ExportConfig:
         max_candidates: most candidates of a request that the server will take.
         data: dataset folder whose titles are written to titles.json, for people.
         seed: of the requests that parity is measured on, and of the sample request.
+        fused: run fused operators where there are any; the manifest says where and, for the rest, why not.
     """
 
     ranker: Path
@@ -64,6 +65,7 @@ class ExportConfig:
     data: Path | None = None
     seed: int = 0
     mode: Mode | None = None
+    fused: bool = True
 
 
 def export_repository(config: ExportConfig) -> Parity:
@@ -88,7 +90,7 @@ def export_repository(config: ExportConfig) -> Parity:
     log_rates = {task.name: rate for task, rate in zip(loaded.tasks, loaded.log_rates, strict=True)}
     contract = contract_of(loaded.features, log_rates, config.max_candidates)
     halves = split(loaded.model, mode)
-    swapped = fuse(halves.candidate)
+    kernels = fuse(halves) if config.fused else NOT_ASKED_FOR
     with atomic_folder(config.out) as repository:
         folder = repository / contract.model / model_folder.VERSION
         folder.mkdir(parents=True)
@@ -109,7 +111,7 @@ def export_repository(config: ExportConfig) -> Parity:
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
             _write_titles(repository / TITLES, load_dataset(config.data), loaded.schema)
-        model_folder.write_manifest(folder, {"mode": mode, **_details(loaded, parity, swapped)})
+        model_folder.write_manifest(folder, {"mode": mode, **_details(loaded, parity, kernels)})
     return parity
 
 
@@ -178,13 +180,13 @@ def _write_titles(path: Path, dataset: Dataset, schema: Schema) -> None:
     path.write_text(json.dumps(titles, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
-def _details(loaded: LoadedRanker, parity: Parity, swapped: Sequence[str]) -> dict[str, object]:
+def _details(loaded: LoadedRanker, parity: Parity, kernels: Kernels) -> dict[str, object]:
     """What the manifest says beside the hashes."""
     return {
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "ranker": loaded.manifest.version,
         "foundation": asdict(loaded.manifest.foundation),
         "parity": asdict(parity),
-        "kernels": {f"candidate.{name}": "marquee::interaction_first_layer" for name in swapped},
+        "kernels": asdict(kernels),
         "torch": torch.__version__,
     }

@@ -16,7 +16,7 @@ from torch import Tensor
 from ranker.features.files import load_features
 from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract
-from serving.kernels.interaction import ops  # noqa: F401  # registers the operator in the candidate graph
+from serving.kernels import operators  # noqa: F401  # registers what the graphs call
 from serving.merging import check_merged
 from serving.model_folder import (
     CANDIDATE_PROGRAM,

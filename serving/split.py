@@ -104,7 +104,7 @@ class CandidateGraph(nn.Module):
     ) -> None:
         super().__init__()
         self.features = features
-        self.interaction = interaction
+        self.interaction: nn.Module = interaction  # `serving.fuse` swaps it
         self.crossed = crossed
 
     def forward(

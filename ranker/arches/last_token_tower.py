@@ -16,11 +16,8 @@ from ranker.features.inputs import ProfileInputs
 
 
 def reads_last_tokens_alone(tower: DecoderTower) -> bool:
-    """Whether a vector is made of nothing but its request's own token in the top layer, and the blocks can do it."""
-    config = tower.foundation.config
-    is_last = config.aggregation.tokens == "last" and config.aggregation.layers == "last"
-    has_queries = bool(config.foreign.adapter) or config.decoder.block != "hstu"
-    return is_last and tower.taps is None and has_queries
+    """Whether a vector is made of nothing of the decoder but its request's own token in the top layer."""
+    return tower.foundation.config.aggregation.tokens == "last" and not tower.reads_every_layer
 
 
 class LastTokenTower(nn.Module):

@@ -70,6 +70,11 @@ class DecoderTower(nn.Module):
         taps_width = 0 if self.taps is None else self.taps.width
         self.width = self.item_width + taps_width + sparse.width + dense.width
 
+    @property
+    def reads_every_layer(self) -> bool:
+        """Whether hidden states below the decoder's top layer are read."""
+        return self.taps is not None or self.foundation.config.aggregation.layers == "mix"
+
     def item_vectors(self) -> ItemVectors:
         """Of all items: computed once a step, for the tokens, the candidates and the auxiliary loss alike."""
         return self.foundation.item_vectors()
@@ -83,9 +88,8 @@ class DecoderTower(nn.Module):
         """
         foundation, layout = self.foundation, inputs.layout
         tokens_TD = foundation.tokens(inputs.facet_ids, inputs.item_ids, items)
-        every_layer = self.taps is not None or foundation.config.aggregation.layers == "mix"
         passed = foundation.decoder.read(
-            tokens_TD, layout, every_layer=every_layer, num_kept=self.crossing_layers
+            tokens_TD, layout, every_layer=self.reads_every_layer, num_kept=self.crossing_layers
         )
         hidden_TD = foundation.hidden_states(passed.layers, layout)
         of_decoder = [unit(foundation.profile_vector(hidden_TD, layout))]

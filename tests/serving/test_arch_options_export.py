@@ -77,7 +77,7 @@ def forms(
     loaded = load_ranker(folder / "ranker")
     contract = contract_of(loaded.features, {task.name: 0.0 for task in loaded.tasks}, max_candidates=100)
     halves = split(loaded.model)
-    fuse(halves.candidate)
+    fuse(halves)
     export_repository(ExportConfig(folder / "ranker", folder / "repository"))
 
     def call(sizes: list[tuple[int, int]], seed: int) -> Arrays:

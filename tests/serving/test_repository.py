@@ -16,11 +16,13 @@ from foundation.errors import DataError
 from ranker.artifact import LoadedRanker
 from serving import repository as exporting
 from serving.contract import Contract
+from serving.fuse import Kernels
 from serving.model_folder import check_files
 from serving.parity import Parity, ParityError, Rank, difference
 from serving.rank_request import RankRequest, wire_arrays
 from serving.repository import ExportConfig, export_repository
 from serving.served_ranker import ServedRanker
+from serving.split import Halves
 
 
 def test_the_manifest_tells_origin_parity_and_kernels(trained: LoadedRanker, model_folder: Path):
@@ -29,7 +31,13 @@ def test_the_manifest_tells_origin_parity_and_kernels(trained: LoadedRanker, mod
     assert manifest["foundation"]["version"] == trained.manifest.foundation.version
     assert 0 <= manifest["parity"]["split"] <= 1e-5
     assert 0 <= manifest["parity"]["exported"] <= 1e-5
-    assert manifest["kernels"] == {"candidate.interaction.first_layer": "marquee::interaction_first_layer"}
+    assert manifest["kernels"] == {
+        "fused": {
+            "profile.tower.foundation.decoder": "marquee::decoder_step",
+            "candidate.interaction": "marquee::score_candidates",
+        },
+        "not_fused": {},
+    }
     assert set(manifest["files"]) == {path.name for path in model_folder.iterdir()} - {"manifest.json"}
 
 
@@ -95,7 +103,7 @@ def test_a_wrong_setting_is_named_before_anything_is_read(tmp_path: Path, settin
 
 
 class _Slightly(nn.Module):
-    """A first layer that is off by a little."""
+    """A layer that is off by a little."""
 
     def __init__(self, layer: nn.Module, error: float) -> None:
         super().__init__()
@@ -106,10 +114,9 @@ class _Slightly(nn.Module):
 
 
 def test_a_wrong_kernel_is_not_exported(ranker_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def fuse_wrongly(module: nn.Module) -> list[str]:
-        name = "interaction.first_layer"
-        module.set_submodule(name, _Slightly(module.get_submodule(name), error=1e-3))
-        return [name]
+    def fuse_wrongly(halves: Halves) -> Kernels:
+        halves.candidate.interaction = _Slightly(halves.candidate.interaction, error=1e-3)
+        return Kernels()
 
     monkeypatch.setattr(exporting, "fuse", fuse_wrongly)
     with pytest.raises(

@@ -72,6 +72,24 @@ def test_the_models_process_has_the_environment_that_is_meant(server: Server):
     assert environment["MARQUEE_INTRA_OP_THREADS"] == "1"
 
 
+def computing_ms(process: int) -> dict[str, int]:
+    """Processor time of each thread of a process so far."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return {thread.name: int((thread / "schedstat").read_text().split()[0]) // 10**6 for thread in threads}
+
+
+def test_a_server_of_one_thread_computes_with_one(server: Server, client: Client, make_request):
+    (stub,) = (pid for pid in processes_of(server.pid) if pid != server.pid)
+    request = make_request(num_events=12, num_candidates=150)
+    client.rank(request)
+    before = computing_ms(stub)
+    for _ in range(200):
+        client.rank(request)
+    spent = sorted(ms - before.get(thread, 0) for thread, ms in computing_ms(stub).items())
+    assert spent[-1] > 50
+    assert sum(spent[:-1]) < 0.1 * spent[-1], spent
+
+
 def test_a_dead_stub_is_noticed_cured_and_leaves_nothing(
     repository: Path,
     make_request: Callable[..., RankRequest],

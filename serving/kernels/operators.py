@@ -1,0 +1,9 @@
+"""Every operator that an exported graph may call: importing this registers them all."""
+
+from __future__ import annotations
+
+from serving.kernels.candidates import ops as candidates
+from serving.kernels.decoder import ops as decoder
+from serving.kernels.interaction import ops as interaction
+
+__all__ = ["candidates", "decoder", "interaction"]
