@@ -4,6 +4,7 @@
 #include <c10/util/Exception.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <string>
 
@@ -11,51 +12,43 @@ namespace marquee {
 namespace {
 
 constexpr const char* kVariable = "MARQUEE_CPU_CAPABILITY";
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_vnni"};
+constexpr int kAvx2 = 1, kAvx512 = 2, kVnni = 3, kLevels = 4;
 
-CpuCapability best_supported() {
-  if (__builtin_cpu_supports("avx512f")) {
-    return CpuCapability::avx512;
+int best_supported() {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")) {
+    return __builtin_cpu_supports("avx512vnni") ? kVnni : kAvx512;
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return CpuCapability::avx2;
-  }
-  return CpuCapability::baseline;
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? kAvx2 : 0;
 }
 
-const char* name(CpuCapability capability) {
-  switch (capability) {
-    case CpuCapability::avx512:
-      return "avx512";
-    case CpuCapability::avx2:
-      return "avx2";
-    default:
-      return "baseline";
-  }
-}
-
-CpuCapability parse(const std::string& value) {
-  for (auto capability : {CpuCapability::baseline, CpuCapability::avx2, CpuCapability::avx512}) {
-    if (value == name(capability)) {
-      return capability;
+int parse(const std::string& value) {
+  for (int level = 0; level < kLevels; ++level) {
+    if (value == kNames[level]) {
+      return level;
     }
   }
-  TORCH_CHECK_VALUE(false, kVariable, " is '", value, "'; it must be baseline, avx2 or avx512");
+  TORCH_CHECK_VALUE(false, kVariable, " is '", value, "'; it must be baseline, avx2, avx512 or avx512_vnni");
 }
 
-std::string cpu_capability_name() { return name(cpu_capability()); }
-
-}  // namespace
-
-CpuCapability cpu_capability() {
-  static const CpuCapability best = best_supported();
+int level() {
+  static const int best = best_supported();
   const char* value = std::getenv(kVariable);
   if (value == nullptr || *value == '\0') {
     return best;
   }
-  const CpuCapability wanted = parse(value);
-  TORCH_CHECK_VALUE(wanted <= best, kVariable, " is '", value, "', but this processor goes up to ", name(best));
+  const int wanted = parse(value);
+  TORCH_CHECK_VALUE(wanted <= best, kVariable, " is '", value, "', but this processor goes up to ", kNames[best]);
   return wanted;
 }
+
+std::string cpu_capability_name() { return kNames[level()]; }
+
+}  // namespace
+
+CpuCapability cpu_capability() { return static_cast<CpuCapability>(std::min(level(), kAvx512)); }
+
+bool cpu_vnni() { return level() == kVnni; }
 
 }  // namespace marquee
 

@@ -1,8 +1,10 @@
 // Packed weights: what a linear layer's `[N, K]` weights become for the kernels, the same for every instruction set.
 //
 //     float32    [ceil(N / 16), K, 16]    16 outputs (a panel) lie beside each other for each input; padded with zeros
+//     int8       [ceil(N / 16), ceil(K / 4), 16, 4]    the same with four inputs in the place of one
 //
-// Packed by serving/kernels/linear/panels.py at export, so that nothing is repacked where the model is loaded.
+// Packed by serving/kernels/linear/panels.py and int8.py at export, so that nothing is repacked where a
+// model is loaded.
 #pragma once
 
 #include <cstdint>
@@ -19,5 +21,19 @@ inline constexpr int64_t num_panels(int64_t N) { return (N + kPanel - 1) / kPane
 // few sets of the first cache (measured: 163 against 178 GFLOP/s at K = 1024).
 inline constexpr int64_t scratch_stride(int64_t K) { return num_panels(K) * kPanel + kPanel; }
 
+inline constexpr int64_t round_up(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
+
+// The same in bytes for rows quantised to bytes.
+inline constexpr int64_t byte_stride(int64_t K) { return round_up(K, 64) + 64; }
+
 }  // namespace
+
+// A linear layer's packed weights, float32 or int8.
+struct PackedWeights {
+  const void* data;
+  const float* scales;  // int8: [2, N padded to panels], of each output, then 128 times the sum of its weights; or null
+  int64_t num_inputs, num_outputs;
+  bool vnni;  // cpu_vnni(); int8 alone looks at it
+};
+
 }  // namespace marquee

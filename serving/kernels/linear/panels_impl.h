@@ -1,4 +1,4 @@
-// float32 rows times packed panels. Included after `#pragma GCC target` and MARQUEE_LANES, see lanes_impl.h.
+// Rows times panels of weights. Included after `#pragma GCC target` and MARQUEE_LANES, see lanes_impl.h.
 //
 // Each output is summed over K in the same order whichever rows and panels it is computed with, so that a row's result
 // never depends on what else is in the batch.
@@ -21,26 +21,53 @@ constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
 constexpr int kPanelVectors = kPanel / kLanes;
 
-// out(row, column, sums) for Rows x (Panels * kPanel) outputs, kLanes columns at a time. A panel's 16 weights of input k
-// lie at panels + k * step, the next panel's `panel_stride` floats on.
-template <int Rows, int Panels, class Out>
-__attribute__((always_inline)) inline void multiply_tile(const float* a, int64_t stride, const float* panels,
-                                                         int64_t panel_stride, int64_t step, int64_t K,
+// How a product is computed: what rows and weights consist of (units of four bytes), and how a vector of sums grows.
+struct Float32 {
+  using Unit = float;
+  using Sums = Vector;
+  static constexpr int kRows = kTileRows;
+
+  __attribute__((always_inline)) static Vector load(const float* from) { return marquee::load(from); }
+  __attribute__((always_inline)) static Vector add(Vector sums, float x, Vector weights) {
+    return sums + splat(x) * weights;
+  }
+};
+
+template <class Product>
+struct InputRows {
+  const typename Product::Unit* data;
+  int64_t stride;  // in units
+
+  InputRows from(int64_t row) const { return {data + row * stride, stride}; }
+};
+
+// A panel's 16 weights of input k lie at data + k * step, the next panel's `stride` units on.
+template <class Product>
+struct PanelsOf {
+  const typename Product::Unit* data;
+  int64_t stride, step, K;
+
+  PanelsOf from(int64_t panel) const { return {data + panel * stride, stride, step, K}; }
+};
+
+// out(row, column, sums) for Rows x (Panels * kPanel) outputs, kLanes columns at a time.
+template <class Product, int Rows, int Panels, class Out>
+__attribute__((always_inline)) inline void multiply_tile(InputRows<Product> a, PanelsOf<Product> panels,
                                                          const Out& out) {
   constexpr int kWidth = Panels * kPanelVectors;
-  Vector sums[Rows][kWidth] = {};
-  for (int64_t k = 0; k < K; ++k) {
-    Vector weights[kWidth];
+  typename Product::Sums sums[Rows][kWidth] = {};
+  for (int64_t k = 0; k < panels.K; ++k) {
+    typename Product::Sums weights[kWidth];
 #pragma GCC unroll 8
     for (int j = 0; j < kWidth; ++j) {
-      weights[j] = load(panels + (j / kPanelVectors) * panel_stride + k * step + (j % kPanelVectors) * kLanes);
+      const int64_t panel = j / kPanelVectors, lane = j % kPanelVectors * kLanes;
+      weights[j] = Product::load(panels.data + panel * panels.stride + k * panels.step + lane);
     }
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
-      const Vector x = splat(a[i * stride + k]);
 #pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j) {
-        sums[i][j] += x * weights[j];
+        sums[i][j] = Product::add(sums[i][j], a.data[i * a.stride + k], weights[j]);
       }
     }
   }
@@ -54,58 +81,59 @@ __attribute__((always_inline)) inline void multiply_tile(const float* a, int64_t
 }
 
 // The rows that are left over, fewer than a tile has.
-template <int Rows, int Panels, class Out>
-inline void multiply_rest(int64_t rows, const float* a, int64_t stride, const float* panels, int64_t panel_stride,
-                          int64_t step, int64_t K, const Out& out) {
+template <class Product, int Rows, int Panels, class Out>
+inline void multiply_rest(int64_t rows, InputRows<Product> a, PanelsOf<Product> panels, const Out& out) {
   if constexpr (Rows > 0) {
     if (rows == Rows) {
-      multiply_tile<Rows, Panels>(a, stride, panels, panel_stride, step, K, out);
+      multiply_tile<Product, Rows, Panels>(a, panels, out);
     } else {
-      multiply_rest<Rows - 1, Panels>(rows, a, stride, panels, panel_stride, step, K, out);
+      multiply_rest<Product, Rows - 1, Panels>(rows, a, panels, out);
     }
   }
 }
 
-template <int Panels, class Out>
-inline void multiply_panels(const float* a, int64_t stride, int64_t rows, const float* panels, int64_t panel_stride,
-                            int64_t step, int64_t K, int64_t column, const Out& out) {
+template <class Product, int Panels, class Out>
+inline void multiply_panels(InputRows<Product> a, int64_t rows, PanelsOf<Product> panels, int64_t column,
+                            const Out& out) {
+  constexpr int kRows = Product::kRows;
+  using Sums = typename Product::Sums;
   int64_t row = 0;
-  for (; row + kTileRows <= rows; row += kTileRows) {
-    multiply_tile<kTileRows, Panels>(a + row * stride, stride, panels, panel_stride, step, K,
-                                     [&](int i, int j, Vector sums) { out(row + i, column + j, sums); });
+  for (; row + kRows <= rows; row += kRows) {
+    multiply_tile<Product, kRows, Panels>(a.from(row), panels,
+                                          [&](int i, int j, Sums sums) { out(row + i, column + j, sums); });
   }
-  multiply_rest<kTileRows - 1, Panels>(rows - row, a + row * stride, stride, panels, panel_stride, step, K,
-                                       [&](int i, int j, Vector sums) { out(row + i, column + j, sums); });
+  multiply_rest<Product, kRows - 1, Panels>(rows - row, a.from(row), panels,
+                                            [&](int i, int j, Sums sums) { out(row + i, column + j, sums); });
+}
+
+// out(row, column, sums) for `rows` rows of `a` times panels [first, last), `column` counting from panel 0.
+template <class Product, class Out>
+inline void multiply_all(InputRows<Product> a, int64_t rows, PanelsOf<Product> panels, int64_t first, int64_t last,
+                         const Out& out) {
+  int64_t panel = first;
+  for (; panel + kTilePanels <= last; panel += kTilePanels) {
+    multiply_panels<Product, kTilePanels>(a, rows, panels.from(panel), panel * kPanel, out);
+  }
+  for (; panel < last; ++panel) {
+    multiply_panels<Product, 1>(a, rows, panels.from(panel), panel * kPanel, out);
+  }
 }
 
 // out(row, column, sums) for `rows` rows of `a` [rows, K] (`stride` floats apart) times panels [first, last) of `packed`.
 // `column` counts from panel 0; those past N are sums of zeros. A pair of panels is kept in the first cache for all
-// rows: give it as many rows as fit the second cache, 64 to 128 of width 256.
+// rows: give it as many rows as fit the second cache, 64 to 128 of width 256. `out` must not take a lane that is chosen
+// at run time out of `sums`: all sums of a tile would live in memory (76 GFLOP/s instead of 165).
 template <class Out>
 inline void multiply(const float* a, int64_t stride, int64_t rows, const float* packed, int64_t K, int64_t first,
                      int64_t last, const Out& out) {
-  const int64_t size = K * kPanel;
-  int64_t panel = first;
-  for (; panel + kTilePanels <= last; panel += kTilePanels) {
-    multiply_panels<kTilePanels>(a, stride, rows, packed + panel * size, size, kPanel, K, panel * kPanel, out);
-  }
-  for (; panel < last; ++panel) {
-    multiply_panels<1>(a, stride, rows, packed + panel * size, size, kPanel, K, panel * kPanel, out);
-  }
+  multiply_all<Float32>({a, stride}, rows, {packed, K * kPanel, kPanel, K}, first, last, out);
 }
 
 // The same for weights that aren't packed: b [K, panels * 16], `b_stride` floats from one input to the next.
 template <class Out>
 inline void multiply_strided(const float* a, int64_t stride, int64_t rows, const float* b, int64_t b_stride, int64_t K,
                              int64_t panels, const Out& out) {
-  int64_t panel = 0;
-  for (; panel + kTilePanels <= panels; panel += kTilePanels) {
-    const int64_t column = panel * kPanel;
-    multiply_panels<kTilePanels>(a, stride, rows, b + column, kPanel, b_stride, K, column, out);
-  }
-  for (; panel < panels; ++panel) {
-    multiply_panels<1>(a, stride, rows, b + panel * kPanel, kPanel, b_stride, K, panel * kPanel, out);
-  }
+  multiply_all<Float32>({a, stride}, rows, {b, kPanel, b_stride, K}, 0, panels, out);
 }
 
 }  // namespace

@@ -1,0 +1,11 @@
+#pragma GCC target("avx2,fma")
+#define MARQUEE_LANES 8
+#include "linear/cpu_rows_impl.h"
+
+namespace marquee::linear {
+
+void rows_avx2(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
+  rows(operands, begin, end, scratch);
+}
+
+}  // namespace marquee::linear

@@ -1,0 +1,11 @@
+#pragma GCC target("avx512f,avx512bw,fma")
+#define MARQUEE_LANES 16
+#include "linear/cpu_rows_impl.h"
+
+namespace marquee::linear {
+
+void rows_avx512(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
+  rows(operands, begin, end, scratch);
+}
+
+}  // namespace marquee::linear

@@ -1,0 +1,28 @@
+// The inner loops of marquee::linear, compiled once for each instruction set.
+// Shapes: R rows, K inputs, N outputs.
+#pragma once
+
+#include <cstdint>
+
+#include "linear/panels.h"
+
+namespace marquee::linear {
+
+struct Operands {
+  const float* x;  // [R, K]
+  PackedWeights weights;
+  const float* bias;  // [N] or null
+  float* out;         // [R, N]
+};
+
+// Rows that are computed together: as many as the tiles of both instruction sets divide.
+constexpr int64_t kTile = 96;
+
+// Writes rows [begin, end) of out, at most kTile. `scratch` takes kTile * byte_stride(K) bytes, for int8 weights.
+using Rows = void (*)(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+
+void rows_baseline(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+void rows_avx2(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+void rows_avx512(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+
+}  // namespace marquee::linear

@@ -1,0 +1,37 @@
+// Included after `#pragma GCC target` and MARQUEE_LANES, see lanes_impl.h.
+#pragma once
+
+#include "linear/cpu_rows.h"
+#include "linear/int8_impl.h"
+#include "linear/panels_impl.h"
+
+namespace marquee::linear {
+namespace {
+
+// The first `count` lanes. Not inlined: lanes chosen at run time would keep every tile's sums in memory.
+__attribute__((noinline)) void store_some(float* to, const float* bias, int64_t count, Vector values) {
+  float lanes[kLanes];
+  store(lanes, values);
+  for (int64_t lane = 0; lane < count; ++lane) {
+    to[lane] = lanes[lane] + (bias == nullptr ? 0.0f : bias[lane]);
+  }
+}
+
+inline void rows(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
+  const int64_t K = operands.weights.num_inputs, N = operands.weights.num_outputs;
+  float scales[kTile];
+  const Activations x = activations(operands.x + begin * K, K, end - begin, operands.weights, scratch, scales);
+  const auto out = [&](int64_t row, int64_t column, Vector values) {
+    float* to = operands.out + (begin + row) * N + column;
+    const float* bias = operands.bias == nullptr ? nullptr : operands.bias + column;
+    if (column + kLanes <= N) {
+      store(to, bias == nullptr ? values : values + load(bias));
+    } else {
+      store_some(to, bias, N - column, values);
+    }
+  };
+  multiply(x, operands.weights, 0, num_panels(N), out);
+}
+
+}  // namespace
+}  // namespace marquee::linear
