@@ -64,7 +64,9 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     return rows, torch.where(usable_R, largest_R / ROW_MAX, nothing_R)
 
 
-def quantised_linear(x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, num_outputs: int) -> Tensor:
+def quantised_linear(
+    x: Tensor, packed: Tensor, scales: Tensor, bias: Tensor | None, num_outputs: int
+) -> Tensor:
     """What `marquee::linear` computes with int8 weights, by plain operators; the sums are exact.
 
     Args:
