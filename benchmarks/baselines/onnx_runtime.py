@@ -1,0 +1,74 @@
+"""ONNX Runtime: `torch.onnx.export` by way of torch.export, all graph optimisations, inputs bound in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.baselines.case_graph import CaseGraph, Inputs
+from benchmarks.baselines.peer import Choice, Compiled, Peer
+
+OPSETS = (20, 23)
+"""The first with a GELU of its own; the first with attention as one operator."""
+
+
+class OnnxRuntime:
+    """See `benchmarks.baselines.peer.Runtime`.
+
+    Args:
+        threads: that work on an operator.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self.choices: Sequence[Choice] = [
+            {"shapes": shapes, "opset": opset, "spinning": spinning}
+            for shapes, opset, spinning in product(("static", "dynamic"), OPSETS, (True, False))
+        ]
+
+    def compile(self, graph: CaseGraph, choice: Choice) -> Compiled:
+        """A session of the exported graph."""
+        session = self.session(exported(graph, choice), choice)
+        names = [each.name for each in session.get_inputs()]
+
+        def run(inputs: Inputs) -> Sequence[NDArray]:
+            found = session.run(None, dict(zip(names, inputs, strict=True)))
+            return [each for each in found if isinstance(each, np.ndarray)]
+
+        return run
+
+    def session(self, model: bytes, choice: Choice) -> onnxruntime.InferenceSession:
+        """A session of a serialised model."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "1" if choice["spinning"] else "0"
+        )
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def exported(graph: CaseGraph, choice: Choice) -> bytes:
+    """The graph as a serialised ONNX model, its shapes as they are or dynamic."""
+    program = torch.onnx.export(
+        graph.module,
+        graph.example(),
+        dynamo=True,
+        opset_version=choice["opset"],
+        dynamic_shapes=graph.shapes if choice["shapes"] == "dynamic" else None,
+        verbose=False,
+    )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+def variant(threads: int, folder: Path) -> Peer:
+    """See `benchmarks.baselines.variants`."""
+    return Peer(OnnxRuntime(threads))
