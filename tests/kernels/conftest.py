@@ -1,11 +1,19 @@
-"""Operands for `interaction_first_layer`, a float64 specification, and the paths this processor can take."""
+"""Operands for `interaction_first_layer`, a float64 specification, and the paths this processor can take.
+
+For Triton kernels, without a GPU: the interpreter, and the compiler's report.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +105,60 @@ def nan_filled_memory() -> Iterator[None]:
     assert torch.empty(3).isnan().all(), "this torch doesn't fill uninitialised memory"
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="session")
+def interpret() -> Callable[[str], None]:
+    """`interpret("candidates")` runs `interpreted/candidates.py` under the interpreter of the kernel language.
+
+    The interpreter is chosen when a kernel is first imported, so the tests get a process of their own.
+    """
+    pytest.importorskip("triton", reason="the kernel language is installed on development machines")
+
+    def run(name: str) -> None:
+        path = Path(__file__).parent / "interpreted" / f"{name}.py"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(path)]
+        environment = {**os.environ, "TRITON_INTERPRET": "1"}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+    return run
+
+
+@pytest.fixture
+def spilled_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`spilled_bytes(kernel, types, constants, architecture, options)`: compiled, as `ptxas -v` reports it."""
+    triton = pytest.importorskip("triton", reason="the kernel language is installed on development machines")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+
+    def compile_kernel(
+        kernel: Any,
+        types: dict[str, str],
+        constants: dict[str, int],
+        architecture: int,
+        options: dict[str, int],
+    ) -> int:
+        names = kernel.arg_names
+        pointers = {name: "*fp32" for name in names if name.endswith("_ptr")}
+        signature = dict.fromkeys(names, "i32") | pointers | types | dict.fromkeys(constants, "constexpr")
+        # Every allocation of torch is aligned, so its launcher specialises the pointers on that.
+        aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if name.endswith("_ptr")}
+        source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+        target = GPUTarget("cuda", architecture, 32)
+        compiled = triton.compile(source, target=target, options=options)
+        ptx = tmp_path / "kernel.ptx"
+        ptx.write_text(compiled.asm["ptx"])
+        ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+        name = next(word for word in compiled.asm["ptx"].split() if word.startswith("sm_"))
+        report = subprocess.run(
+            [ptxas, "-v", f"--gpu-name={name}", ptx, "-o", tmp_path / "kernel.cubin"],
+            capture_output=True, text=True, check=True,
+        ).stderr  # fmt: skip
+        found = re.findall(r"(\d+) bytes (?:stack frame|spill stores|spill loads)", report)
+        assert len(found) == 3, report
+        return sum(map(int, found))
+
+    return compile_kernel

@@ -7,7 +7,7 @@ width, F width of the candidates' features, D of crossed candidates, N tasks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -106,4 +106,12 @@ def _fake(
     return p.new_empty(rows.shape[0], num_tasks)
 
 
+def _cuda(*arguments: Any) -> Tensor:
+    # Imported here because the kernel language is installed on development and GPU machines only.
+    from serving.kernels.candidates.gpu import score_candidates_gpu  # noqa: PLC0415
+
+    return score_candidates_gpu(*arguments)
+
+
 torch.library.register_fake(_NAME, _fake)
+torch.library.register_kernel(_NAME, "cuda", _cuda)

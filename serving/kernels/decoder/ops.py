@@ -6,7 +6,7 @@ P positions.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -99,4 +99,12 @@ def _fake(
     return hidden, [x.new_empty(T, num_heads, D // num_heads) for _ in range(2 * num_kept)]
 
 
+def _cuda(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
+    # Imported here because the kernel language is installed on development and GPU machines only.
+    from serving.kernels.decoder.gpu import decoder_step_gpu  # noqa: PLC0415
+
+    return decoder_step_gpu(*arguments)
+
+
 torch.library.register_fake(_NAME, _fake)
+torch.library.register_kernel(_NAME, "cuda", _cuda)

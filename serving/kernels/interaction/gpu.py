@@ -14,7 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-NUM_WARPS = 4
+from serving.kernels.operands import INDEX, check_operand
+from serving.kernels.ragged.gpu import owner, power_of_two
+
+LAUNCH = {"num_warps": 4}
 _ACCUMULATORS_PER_PROGRAM = 1024  # 8 registers of each of 128 threads; with 16, odd widths spill
 _MAX_HIDDEN_BLOCK = 256
 _MAX_DOT_BLOCK = 32
@@ -46,15 +49,7 @@ def first_layer_kernel(
     in_CH = in_C[:, None] & in_H[None, :]
     c = c.to(tl.int64)  # c * H passes 2^31 for large batches
 
-    # The last request whose first candidate is at or before c: bisection, all candidates at once.
-    low = tl.zeros([BLOCK_C], dtype=tl.int64)
-    span = B
-    while span > 1:
-        half = span // 2
-        begin = tl.load(offsets_ptr + low + half).to(tl.int64)
-        low = tl.where(begin <= c, low + half, low)
-        span -= half
-    r = low
+    r = owner(offsets_ptr, c, B, BLOCK_C)
 
     hidden = tl.load(x_ptr + c[:, None] * H + h[None, :], mask=in_CH, other=0.0)
     hidden += tl.load(p_ptr + r[:, None] * H + h[None, :], mask=in_CH, other=0.0)
@@ -75,17 +70,12 @@ def first_layer_kernel(
 
 def block_sizes(H: int, E: int) -> dict[str, int]:
     """The kernel's block sizes for hidden width `H` and dot-product width `E`."""
-    block_h = min(_power_of_two(H), _MAX_HIDDEN_BLOCK)
+    block_h = min(power_of_two(H), _MAX_HIDDEN_BLOCK)
     return {
         "BLOCK_C": _ACCUMULATORS_PER_PROGRAM // max(block_h, 64),
         "BLOCK_H": block_h,
-        "BLOCK_E": min(_power_of_two(E), _MAX_DOT_BLOCK),
+        "BLOCK_E": min(power_of_two(E), _MAX_DOT_BLOCK),
     }
-
-
-def _power_of_two(width: int) -> int:
-    """The least power of two that holds `width`, and at least 16: tiles are powers of two."""
-    return max(16, 1 << (width - 1).bit_length())
 
 
 def first_layer_gpu(x: Tensor, e: Tensor, p: Tensor, q: Tensor, w: Tensor, offsets: Tensor) -> Tensor:
@@ -102,8 +92,8 @@ def first_layer_gpu(x: Tensor, e: Tensor, p: Tensor, q: Tensor, w: Tensor, offse
         return out
     blocks = block_sizes(H, E)
     grid = (triton.cdiv(C, blocks["BLOCK_C"]), triton.cdiv(H, blocks["BLOCK_H"]))
-    launch: Any = first_layer_kernel[grid]  # its type doesn't know the launcher's own num_warps
-    launch(x, e, p, q, w, offsets, out, C, B, H, E, K, **blocks, num_warps=NUM_WARPS)
+    launch: Any = first_layer_kernel[grid]  # its type doesn't know the launcher's own arguments
+    launch(x, e, p, q, w, offsets, out, C, B, H, E, K, **blocks, **LAUNCH)
     return out
 
 
@@ -115,16 +105,5 @@ def _check(x: Tensor, e: Tensor, p: Tensor, q: Tensor, w: Tensor, offsets: Tenso
     (C, H), (B, K, E) = x.shape, q.shape
     expected = {"x": (x, (C, H)), "e": (e, (C, E)), "p": (p, (B, H)), "q": (q, (B, K, E)), "w": (w, (K, H))}
     for name, (tensor, shape) in expected.items():
-        if tensor.dtype != torch.float32:
-            raise TypeError(f"{name} is {tensor.dtype}; it must be torch.float32")
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {list(tensor.shape)}; it must be {list(shape)}")
-    if offsets.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"offsets is {offsets.dtype}; it must be torch.int64 or torch.int32")
-    if offsets.shape != (B + 1,):
-        raise ValueError(f"offsets has shape {list(offsets.shape)}; it must be [{B + 1}]")
-    for name, tensor in {**{name: pair[0] for name, pair in expected.items()}, "offsets": offsets}.items():
-        if not tensor.is_contiguous():
-            raise ValueError(f"{name} has strides {list(tensor.stride())}; it must be contiguous")
-        if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device}; it must be on {x.device} with x")
+        check_operand(name, tensor, shape, x.device)
+    check_operand("offsets", offsets, (B + 1,), x.device, INDEX)

@@ -1,0 +1,1 @@
+"""What the GPU kernels over ragged rows share."""
