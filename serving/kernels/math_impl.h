@@ -52,6 +52,17 @@ inline Vector gelu(Vector x) {
   return x * (half_erf * bounded + 0.5f);
 }
 
+// x = gelu(x + bias) of N values.
+inline void bias_gelu(float* x, const float* bias, int64_t N) {
+  int64_t i = 0;
+  for (; i + kLanes <= N; i += kLanes) {
+    store(x + i, gelu(load(x + i) + load(bias + i)));
+  }
+  for (; i < N; ++i) {
+    x[i] = gelu(splat(x[i] + bias[i]))[0];
+  }
+}
+
 // out = (x - mean) / sqrt(variance + epsilon) * weight + bias over one row of width N.
 inline void layer_norm(const float* x, int64_t N, const float* weight, const float* bias, float epsilon, float* out) {
   Vector sums{};

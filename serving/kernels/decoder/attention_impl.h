@@ -125,6 +125,23 @@ inline float weigh(const Step& step, const Keys& chunk, Span span, int64_t posit
   return kept;
 }
 
+// The register tiles are not inlined, as in linear_impl.h. scores[i, key] = q_i · k_key, for panels of keys.
+__attribute__((noinline)) void score(const float* queries, int64_t stride, int64_t count, const float* keys, int64_t K,
+                                     int64_t first_panel, int64_t last_panel, float* scores) {
+  multiply(queries, stride, count, keys, K, first_panel, last_panel,
+           [=](int64_t i, int64_t key, Vector sums) { store(scores + i * kScoresStride + key, sums); });
+}
+
+// sums[i] = sums[i] * kept[i] + Σ_key weights[i, key] values[key]
+__attribute__((noinline)) void add_values(const float* weights, int64_t count, int64_t num_keys, const float* values,
+                                          int64_t stride, int64_t K, const float* kept, float* sums) {
+  multiply_strided(weights, kScoresStride, count, values, stride, num_keys, num_panels(K),
+                   [=](int64_t i, int64_t column, Vector weighted) {
+                     float* to = sums + i * padded(K) + column;
+                     store(to, load(to) * kept[i] + weighted);
+                   });
+}
+
 // A tile of rows over a chunk: scores, weights, weighted values.
 inline void attend_tile(const Step& step, const Queries& queries, int64_t row, int64_t count, const Keys& chunk,
                         const Softmax& softmax) {
@@ -133,9 +150,8 @@ inline void attend_tile(const Step& step, const Queries& queries, int64_t row, i
   if (span.first >= span.last) {
     return;
   }
-  multiply(queries.rows + row * queries.stride, queries.stride, count, softmax.keys, K, span.first / kPanel,
-           num_panels(span.last),
-           [&](int64_t i, int64_t key, Vector scores) { store(softmax.scores + i * kScoresStride + key, scores); });
+  score(queries.rows + row * queries.stride, queries.stride, count, softmax.keys, K, span.first / kPanel,
+        num_panels(span.last), softmax.scores);
   float kept[kMostTileRows];
   for (int64_t i = 0; i < count; ++i) {
     kept[i] = weigh(step, chunk, span, first_position + i * queries.step, softmax.scores + i * kScoresStride,
@@ -144,12 +160,8 @@ inline void attend_tile(const Step& step, const Queries& queries, int64_t row, i
   const bool is_whole = K % kPanel == 0;
   const int64_t value_stride = is_whole ? chunk.stride : padded(K);
   const float* values = is_whole ? chunk.values : softmax.values;
-  float* sums = softmax.sums + row * padded(K);
-  multiply_strided(softmax.scores + span.first, kScoresStride, count, values + span.first * value_stride, value_stride,
-                   span.last - span.first, num_panels(K), [&](int64_t i, int64_t column, Vector weighted) {
-                     float* to = sums + i * padded(K) + column;
-                     store(to, load(to) * kept[i] + weighted);
-                   });
+  add_values(softmax.scores + span.first, count, span.last - span.first, values + span.first * value_stride,
+             value_stride, K, kept, softmax.sums + row * padded(K));
 }
 
 // Rows over a chunk of at most kChunkKeys keys.

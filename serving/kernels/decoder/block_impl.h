@@ -136,26 +136,15 @@ inline void attend_head(const Step& step, const Layer& layer, const Rows& rows, 
   finish(softmax, queries.count, K, out + at, stride);
 }
 
-// to[row, :] += rows times weights (+ bias)
-inline void add_linear(const Activations& a, const Weights& weights, const float* bias, Range panels, float* to) {
-  const int64_t N = weights.num_outputs;
-  linear(a, weights, panels, [&](int64_t row, int64_t column, Vector sums) {
-    add_columns(to + row * N, column, N, bias == nullptr ? sums : sums + load_columns(bias, column, N));
-  });
-}
-
-// hidden = gelu(rows times feed_in + bias)
+// hidden = gelu(rows times feed_in + bias) in the columns of `panels`.
 inline void feed_in(const Activations& a, const Layer& layer, Range panels, float* hidden, int64_t stride) {
-  const int64_t N = layer.feed_in.num_outputs;
   for (int64_t first = panels.first; first < panels.last; first += kStripePanels) {
-    const int64_t last = first + kStripePanels < panels.last ? first + kStripePanels : panels.last;
-    linear(a, layer.feed_in, {first, last},
-           [&](int64_t row, int64_t column, Vector sums) { store(hidden + row * stride + column, sums); });
+    const Range stripe{first, first + kStripePanels < panels.last ? first + kStripePanels : panels.last};
+    linear(a, layer.feed_in, stripe, hidden, stride);
+    const Range columns = columns_of(stripe, layer.feed_in.num_outputs);
     for (int64_t row = 0; row < a.count; ++row) {
-      for (int64_t column = first * kPanel; column < last * kPanel; column += kLanes) {
-        float* to = hidden + row * stride + column;
-        store(to, gelu(load(to) + load_columns(layer.feed_in_bias, column, N)));
-      }
+      bias_gelu(hidden + row * stride + columns.first, layer.feed_in_bias + columns.first,
+                columns.last - columns.first);
     }
   }
 }

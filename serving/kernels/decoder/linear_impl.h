@@ -28,33 +28,35 @@ inline Range share(Range range, int64_t thread, int64_t num_threads) {
   return {first, last < range.last ? last : range.last};
 }
 
-// out(row, column, sums) of rows times weights; columns past num_outputs are zeros.
-template <class Out>
-inline void linear(const Activations& a, const Weights& weights, Range panels, const Out& out) {
-  multiply(a.rows, a.stride, a.count, weights.packed, weights.num_inputs, panels.first, panels.last, out);
+// out[row, column] of rows times weights, in those panels' columns; those past num_outputs are zeros. Not inlined: it is
+// the one copy of the register tiles, and what surrounds it would take their registers.
+__attribute__((noinline)) void linear(const Activations& a, const Weights& weights, Range panels, float* out,
+                                      int64_t stride) {
+  multiply(a.rows, a.stride, a.count, weights.packed, weights.num_inputs, panels.first, panels.last,
+           [=](int64_t row, int64_t column, Vector sums) { store(out + row * stride + column, sums); });
 }
 
-// to[column : column + kLanes] += value, as far as there are columns.
-inline void add_columns(float* to, int64_t column, int64_t num_columns, Vector value) {
-  if (column + kLanes <= num_columns) {
-    store(to + column, load(to + column) + value);
-    return;
-  }
-  for (int64_t lane = 0; column + lane < num_columns; ++lane) {
-    to[column + lane] += value[lane];
-  }
+// Columns of `panels`, of which there are num_columns in all.
+inline Range columns_of(Range panels, int64_t num_columns) {
+  const int64_t last = panels.last * kPanel;
+  return {panels.first * kPanel, last < num_columns ? last : num_columns};
 }
 
-// from[column : column + kLanes], as far as there are columns; then zeros.
-inline Vector load_columns(const float* from, int64_t column, int64_t num_columns) {
-  if (column + kLanes <= num_columns) {
-    return load(from + column);
+// x[row, column] += values[row, column] (+ bias[column])
+inline void add_rows(const float* values, int64_t stride, int64_t count, const float* bias, Range columns, float* x,
+                     int64_t x_stride) {
+  for (int64_t row = 0; row < count; ++row) {
+    const float* from = values + row * stride;
+    float* to = x + row * x_stride;
+    int64_t column = columns.first;
+    for (; column + kLanes <= columns.last; column += kLanes) {
+      const Vector value = load(to + column) + load(from + column);
+      store(to + column, bias == nullptr ? value : value + load(bias + column));
+    }
+    for (; column < columns.last; ++column) {
+      to[column] = to[column] + from[column] + (bias == nullptr ? 0 : bias[column]);
+    }
   }
-  Vector value{};
-  for (int64_t lane = 0; column + lane < num_columns; ++lane) {
-    value[lane] = from[column + lane];
-  }
-  return value;
 }
 
 }  // namespace

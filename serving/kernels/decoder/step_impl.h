@@ -13,11 +13,6 @@ inline Range keys_and_values(const Step& step) {  // panels of project_in that h
 }
 inline Range queries_only(const Step& step) { return {0, num_panels(step.D)}; }
 
-inline void project(const Activations& a, const Weights& weights, Range panels, float* out, int64_t stride) {
-  linear(a, weights, panels,
-         [&](int64_t row, int64_t column, Vector sums) { store(out + row * stride + column, sums); });
-}
-
 // Attention and feed-forward of rows [begin, end), whose queries are written.
 inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows, int64_t begin, int64_t end,
                          const Scratch& scratch) {
@@ -30,19 +25,21 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
                   scratch.normed + (first - begin) * scratch.stride, scratch.stride);
     }
   });
-  add_linear(normed, layer.project_out, nullptr, all_panels(layer.project_out), x);
+  linear(normed, layer.project_out, all_panels(layer.project_out), scratch.hidden, scratch.hidden_stride);
+  add_rows(scratch.hidden, scratch.hidden_stride, count, nullptr, {0, step.D}, x, step.D);
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, x, count, scratch);
   feed_in(normed, layer, all_panels(layer.feed_in), scratch.hidden, scratch.hidden_stride);
-  add_linear({scratch.hidden, scratch.hidden_stride, count}, layer.feed_out, layer.feed_out_bias,
-             all_panels(layer.feed_out), x);
+  linear({scratch.hidden, scratch.hidden_stride, count}, layer.feed_out, all_panels(layer.feed_out), scratch.normed,
+         scratch.stride);
+  add_rows(scratch.normed, scratch.stride, count, layer.feed_out_bias, {0, step.D}, x, step.D);
 }
 
 // Queries, keys and values of rows [begin, end): what `panels` of project_in yield.
 inline void start_layer(const Step& step, const Layer& layer, const Rows& rows, int64_t begin, int64_t end, Range panels,
                         bool with_queries, bool with_keys, const Scratch& scratch) {
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x + begin * step.D, end - begin, scratch);
-  project({scratch.normed, scratch.stride, end - begin}, layer.project_in, panels, scratch.hidden,
-          scratch.hidden_stride);
+  linear({scratch.normed, scratch.stride, end - begin}, layer.project_in, panels, scratch.hidden,
+         scratch.hidden_stride);
   by_sequence(rows, step.B, begin, end, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = scratch.hidden + (first - begin) * scratch.hidden_stride;
     for (int64_t head = 0; head < step.H; ++head) {
@@ -105,7 +102,7 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
   const Activations attended{step.shared.attended, scratch.stride, rows.count};
   const Activations hidden{step.shared.hidden, stride, rows.count};
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x, rows.count, scratch);
-  project(normed, layer.project_in, part(projections), step.shared.hidden, stride);
+  linear(normed, layer.project_in, part(projections), step.shared.hidden, stride);
   barrier();
   by_sequence(rows, step.B, 0, rows.count, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = step.shared.hidden + first * stride;
@@ -127,12 +124,15 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
   if (!with_queries) {
     return;
   }
-  add_linear(attended, layer.project_out, nullptr, part(all_panels(layer.project_out)), rows.x);
+  const Range own = part(all_panels(layer.project_out));
+  linear(attended, layer.project_out, own, scratch.normed, scratch.stride);
+  add_rows(scratch.normed, scratch.stride, rows.count, nullptr, columns_of(own, step.D), rows.x, step.D);
   barrier();
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, rows.x, rows.count, scratch);
   feed_in(normed, layer, part(all_panels(layer.feed_in)), step.shared.hidden, stride);
   barrier();
-  add_linear(hidden, layer.feed_out, layer.feed_out_bias, part(all_panels(layer.feed_out)), rows.x);
+  linear(hidden, layer.feed_out, own, scratch.normed, scratch.stride);
+  add_rows(scratch.normed, scratch.stride, rows.count, layer.feed_out_bias, columns_of(own, step.D), rows.x, step.D);
   barrier();
 }
 
