@@ -58,7 +58,8 @@ def quantise_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     largest_R = x.abs().amax(1) if x.shape[1] else x.new_zeros(x.shape[0])
     usable_R = largest_R.isfinite() & (largest_R >= _SMALLEST)
-    inverse_R = torch.where(usable_R, ROW_MAX / largest_R, 0.0)
+    # Not ROW_MAX / largest: that is the product with a reciprocal, which is rounded twice.
+    inverse_R = torch.where(usable_R, torch.full_like(largest_R, ROW_MAX) / largest_R, 0.0)
     rows = torch.where(usable_R[:, None], (x * inverse_R[:, None]).round(), 0.0)
     nothing_R = torch.where(largest_R < _SMALLEST, 0.0, torch.nan)
     return rows, torch.where(usable_R, largest_R / ROW_MAX, nothing_R)
