@@ -109,8 +109,8 @@ def rounds(cases: Cases, variants: tuple[str, ...]) -> list[list[Entry]]:
 
 
 def reference_case(case: Case) -> Case:
-    """The case whose outputs are those of `case`, as the reference computes it."""
-    return replace(case, form="decomposed", together=True)
+    """The case whose outputs are those of `case`, as the reference computes it: one request after another."""
+    return replace(case, form="decomposed", together=case.requests == 1)
 
 
 class Quotient(NamedTuple):

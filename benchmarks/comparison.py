@@ -106,6 +106,7 @@ class Comparison:
             answer = self._ask(entry, "tune")
             if answer is not None:
                 self.found.settings[entry] = answer["settings"]
+                self._say(f"{entry}: tuned")
 
     def check(self, entries: Sequence[Entry]) -> None:
         """Refuse what differs too much from the reference: max|difference| / max(1, max|output|).

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from pathlib import Path
+from time import monotonic, sleep
 
 import numpy as np
 import pytest
@@ -90,6 +93,30 @@ def test_all_but_the_timed_one_are_stopped(start: Start) -> None:
         assert _state(worker.pid) == "T"
         pid = worker.pid
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_stopped_process_dies_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("fake_worker.py"))
+    command = [sys.executable, script, "eager", "right", str(tmp_path / "journal")]
+    parent = f"""
+import os, signal
+from pathlib import Path
+from benchmarks.baselines.process import Worker
+from benchmarks.baselines.protocol import Case, to_json
+worker = Worker("eager", {command!r}, Path({str(tmp_path / "log")!r}), {{**os.environ, "PYTHONPATH": {str(ROOT)!r}}})
+worker.ask("load", 60, case=to_json(Case("reference")))
+worker.stop()
+print(worker.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", parent], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    process, patience = Path(f"/proc/{int(done.stdout)}"), monotonic() + 10
+    while process.exists() and _state(int(done.stdout)) != "Z" and monotonic() < patience:
+        sleep(0.02)
+    assert not process.exists() or _state(int(done.stdout)) == "Z"
 
 
 def _state(pid: int) -> str:
