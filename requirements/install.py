@@ -57,7 +57,7 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
     """Name -> (hash of what the step depends on, arguments of pip install), in the order they are installed."""
     files = {
         name: REQUIREMENTS / f"{name}.txt"
-        for name in ("base", "constraints", machine, "no-deps", "dev", "content", "hugging_face")
+        for name in ("base", "constraints", machine, "no-deps", "dev", "content", "hugging_face", "peers")
     }
     held = ["-c", str(files["constraints"])]
     packages = _hash(files["base"], files["constraints"], files[machine], files["no-deps"])
@@ -70,7 +70,7 @@ def _steps(machine: str, with_tests: bool) -> dict[str, tuple[str, list[str]]]:
     }
     if with_tests:
         steps["test packages"] = (
-            _hash(files["dev"], files["hugging_face"]) + packages,
+            _hash(files["dev"], files["hugging_face"], files["peers"]) + packages,
             ["-r", str(files["dev"]), *held],
         )
         steps["sentence encoder"] = (_hash(files["content"]), ["--no-deps", "-r", str(files["content"])])
