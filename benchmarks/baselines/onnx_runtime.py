@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -12,10 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.baselines.case_graph import CaseGraph, Inputs
+from benchmarks.baselines.onnx_attention import with_own_attention
 from benchmarks.baselines.peer import Choice, Compiled, Peer
 
-OPSETS = (20, 23)
-"""The first with a GELU of its own; the first with attention as one operator."""
+GRAPHS: Sequence[Mapping[str, Any]] = (
+    {"shapes": "static", "attention": "GroupQueryAttention", "opset": 20},
+    {"shapes": "static", "attention": "products and softmax", "opset": 20},
+    {"shapes": "static", "attention": "Attention", "opset": 23},
+    {"shapes": "dynamic", "attention": "products and softmax", "opset": 20},
+)
+"""Opset 20 is the first with a GELU of its own; 23 the first with attention as one operator."""
 
 
 class OnnxRuntime:
@@ -28,8 +35,7 @@ class OnnxRuntime:
     def __init__(self, threads: int) -> None:
         self._threads = threads
         self.choices: Sequence[Choice] = [
-            {"shapes": shapes, "opset": opset, "spinning": spinning}
-            for shapes, opset, spinning in product(("static", "dynamic"), OPSETS, (True, False))
+            {**graph, "spinning": spinning} for graph, spinning in product(GRAPHS, (True, False))
         ]
 
     def compile(self, graph: CaseGraph, choice: Choice) -> Compiled:
@@ -57,8 +63,9 @@ class OnnxRuntime:
 
 def exported(graph: CaseGraph, choice: Choice) -> bytes:
     """The graph as a serialised ONNX model, its shapes as they are or dynamic."""
+    own = choice["attention"] == "GroupQueryAttention"
     program = torch.onnx.export(
-        graph.module,
+        with_own_attention(graph.module) if own else graph.module,
         graph.example(),
         dynamo=True,
         opset_version=choice["opset"],

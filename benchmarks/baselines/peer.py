@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from time import perf_counter
@@ -13,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.baselines.case_graph import CaseGraph, Inputs, case_graph
+from benchmarks.baselines.memory import give_back_memory
 from benchmarks.baselines.protocol import Arrays, Case
 
 Choice = Mapping[str, Any]
@@ -120,9 +119,3 @@ class PeerSession:
 
 def _name(choice: Choice) -> str:
     return ", ".join(f"{name} {value}" for name, value in choice.items())
-
-
-def give_back_memory() -> None:
-    """Return what exporting and compiling left behind, so that memory counted from here on is that of running."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)

@@ -14,6 +14,7 @@ MODULES = {
     "onnxruntime": "onnx_runtime",
     "openvino": "open_vino",
     "unsplit": "unsplit",
+    "fused": "fused",
 }
 """The module of this package whose `variant(threads, folder)` makes it."""
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino")

@@ -70,9 +70,8 @@ def test_no_candidate_graph_but_the_plain_one_repeats_the_profile() -> None:
 
 
 @pytest.mark.parametrize("name", ["unsplit", "onnxruntime", "openvino"])
-@pytest.mark.parametrize("workload", SMALL)
-def test_peers_agree_with_the_ranker(name: str, workload: str, tmp_path: Path) -> None:
-    case = Case(workload)
+def test_peers_agree_with_the_ranker(name: str, tmp_path: Path) -> None:
+    case = Case("small_crossing")
     assert gap(make_variant(name, 1, tmp_path).load(case), case) <= PEER_TOLERANCE
 
 
@@ -81,6 +80,21 @@ def test_aotinductor_agrees_with_the_ranker(tmp_path: Path) -> None:
     assert (
         gap(make_variant("aotinductor", torch.get_num_threads(), tmp_path).load(case), case) <= PEER_TOLERANCE
     )
+
+
+@pytest.mark.parametrize("workload", SMALL)
+def test_the_fused_programs_agree_in_every_part_and_batch(workload: str, tmp_path: Path) -> None:
+    fused = make_variant("fused", torch.get_num_threads(), tmp_path)
+    for part in ("whole", "candidates"):
+        case = Case(workload, part)
+        session = fused.load(case)
+        assert max(gap(session, case, number) for number in range(2)) <= TOLERANCE
+    expected = torch.cat([reference(Case(workload), number) for number in range(1, 5)])
+    for together in (True, False):
+        (logits,) = fused.load(Case(workload, requests=4, together=together)).run(1)
+        assert difference(expected, torch.from_numpy(logits)) <= TOLERANCE
+    vectors = fused.load(Case(workload, "profile", requests=4)).run(0)
+    assert vectors[0].shape[0] == 4
 
 
 def test_tuning_keeps_what_was_fastest_for_later_cases(tmp_path: Path) -> None:

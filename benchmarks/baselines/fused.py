@@ -1,0 +1,131 @@
+"""Marquee as it is served: both halves with their fused operators, exported, saved and loaded again.
+
+Shapes: B requests, T packed tokens, C candidates over the batch, m crossed layers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.baselines.case_graph import workload_of
+from benchmarks.baselines.memory import give_back_memory
+from benchmarks.baselines.protocol import Arrays, Case
+from benchmarks.workload import Request, Workload, join
+from foundation.layout import layout
+from serving.candidate_arguments import candidate_arguments
+from serving.fuse import fuse
+from serving.programs import Program, Shapes, export_program, load_program, save_program, weights_of
+from serving.split import candidate_shapes, profile_shapes, split
+
+
+class Fused:
+    """See `benchmarks.baselines.variants.Variant`.
+
+    Args:
+        threads: that PyTorch computes with, kernels too; set by the worker.
+        folder: where programs are written.
+    """
+
+    def __init__(self, threads: int, folder: Path) -> None:
+        assert torch.get_num_threads() == threads
+        self._folder = folder
+        self._programs: dict[str, Programs] = {}
+
+    def load(self, case: Case) -> FusedSession:
+        """Both programs, exported once for a workload: their shapes are dynamic, weights don't depend on sizes."""
+        workload = workload_of(case)
+        if case.workload not in self._programs:
+            self._programs[case.workload] = Programs(workload, Path(tempfile.mkdtemp(dir=self._folder)))
+        session = FusedSession(case, workload, self._programs[case.workload])
+        give_back_memory()
+        return session
+
+
+class Programs:
+    """Profile and candidate program of a workload's ranker.
+
+    Args:
+        workload: whose ranker is cut and fused.
+        folder: where programs are written.
+    """
+
+    def __init__(self, workload: Workload, folder: Path) -> None:
+        halves = split(workload.ranker)
+        kernels = fuse(halves)
+        self.settings: dict[str, Any] = {"fused": sorted(kernels.fused), "not_fused": kernels.not_fused}
+        profile, candidates = join(workload.four(ragged=True))
+        self.profile = _reloaded(halves.profile, tuple(profile), profile_shapes(), folder / "profile.pt2")
+        with torch.no_grad():
+            arguments = candidate_arguments(self.profile(*profile), profile, candidates)
+        shapes = candidate_shapes(workload.config.crossing_layers)
+        self.candidate = _reloaded(halves.candidate, arguments, shapes, folder / "candidate.pt2")
+
+    def rank(self, request: Request, state: tuple[Tensor, ...] | None = None) -> Tensor:
+        """Logits `[C, N]`; from the profile's state if it is given."""
+        if state is None:
+            state = self.profile(*request.profile)
+        return self.candidate(*candidate_arguments(state, *request))[0]
+
+
+def _reloaded(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Shapes, path: Path) -> Program:
+    """A module by way of the file that a server would load."""
+    save_program(export_program(module, inputs, shapes), path)
+    return load_program(path, weights_of(module))
+
+
+class FusedSession:
+    """See `benchmarks.baselines.protocol.Session`. What a run begins with lies as the client's arrays do: lengths.
+
+    Where tokens lie in the padded batch is found in the run: peers need no such thing, so it counts.
+    """
+
+    def __init__(self, case: Case, workload: Workload, programs: Programs) -> None:
+        self.settings = programs.settings
+        self._programs, self._part = programs, case.part
+        requests = workload.requests
+        calls = [
+            [requests[(number + later) % len(requests)] for later in range(case.requests)]
+            for number in range(len(requests))
+        ]
+        self._calls = [[join(call)] if case.together else call for call in calls]
+        self._lengths = [[each.profile.token_offsets.diff() for each in call] for call in self._calls]
+        self._states: list[list[tuple[Tensor, ...]]] = []
+        if case.part == "candidates":
+            with torch.inference_mode():
+                self._states = [[programs.profile(*each.profile) for each in call] for call in self._calls]
+
+    def tune(self) -> None:
+        """There is nothing to choose."""
+
+    @torch.inference_mode()
+    def run(self, number: int) -> Arrays:
+        """See `Session.run`."""
+        at = number % len(self._calls)
+        each = [self._run_one(at, place) for place in range(len(self._calls[at]))]
+        if len(each) == 1:
+            return [tensor.numpy() for tensor in each[0]]
+        return [torch.cat(parts).numpy() for parts in zip(*each, strict=True)]
+
+    def _run_one(self, at: int, place: int) -> tuple[Tensor, ...]:
+        request = self._calls[at][place]
+        if self._part == "candidates":
+            return (self._programs.rank(request, self._states[at][place]),)
+        where = layout(self._lengths[at][place])
+        laid_out = request._replace(profile=request.profile._replace(**where._asdict()))
+        if self._part == "profile":
+            return self._programs.profile(*laid_out.profile)
+        return (self._programs.rank(laid_out),)
+
+    def expected(self, number: int) -> None:
+        """None: it is held to float32."""
+        return
+
+
+def variant(threads: int, folder: Path) -> Fused:
+    """See `benchmarks.baselines.variants`."""
+    return Fused(threads, folder)
