@@ -15,10 +15,10 @@ from time import perf_counter
 from typing import NamedTuple
 
 import torch
-from serving.kernels.linear.ops import linear
 from torch import Tensor
 
 from benchmarks.least_products import Product
+from serving.kernels.linear.ops import linear
 from serving.kernels.linear.panels import pack
 
 # Fewer rows are bound by reading the weights: their rate says nothing of arithmetic.
