@@ -119,8 +119,11 @@ class _Step(nn.Module):
         self.decoder = _fused()
 
     def forward(
-        self, x: Tensor, offsets: Tensor, stored: list[Tensor], stored_offsets: Tensor
+        self, x: Tensor, lengths: Tensor, stored: list[Tensor], stored_lengths: Tensor
     ) -> list[Tensor]:
+        offsets, stored_offsets = (
+            torch.cat((each.new_zeros(1), each.cumsum(0))) for each in (lengths, stored_lengths)
+        )
         hidden, kept = decoder_step(
             x * 2,
             offsets,
@@ -135,10 +138,10 @@ class _Step(nn.Module):
 def test_exports_with_any_number_of_tokens_and_sequences() -> None:
     def example(new: list[int], old: list[int]) -> tuple[Tensor, Tensor, list[Tensor], Tensor]:
         stored = [torch.randn(sum(old), H, D // H) for _ in range(2 * L)]
-        return torch.randn(sum(new), D), _ends(new), stored, _ends(old)
+        return torch.randn(sum(new), D), torch.tensor(new), stored, torch.tensor(old)
 
     T, B, S = (torch.export.Dim(name) for name in "TBS")
-    shapes = {"x": {0: T}, "offsets": {0: B + 1}, "stored": [{0: S}] * 2 * L, "stored_offsets": {0: B + 1}}
+    shapes = {"x": {0: T}, "lengths": {0: B}, "stored": [{0: S}] * 2 * L, "stored_lengths": {0: B}}
     step = _Step()
     program = torch.export.export(step, example([3, 4], [5, 2]), dynamic_shapes=shapes)
     assert "marquee.decoder_step.default" in [str(node.target) for node in program.graph.nodes]
@@ -146,7 +149,3 @@ def test_exports_with_any_number_of_tokens_and_sequences() -> None:
         operands = example(new, old)
         pairs = zip(program.module()(*operands), step(*operands), strict=True)
         assert all(torch.equal(*pair) for pair in pairs)
-
-
-def _ends(lengths: list[int]) -> Tensor:
-    return torch.tensor([0, *lengths]).cumsum(0)
