@@ -91,27 +91,33 @@ inline void rotate(const float* x, const float* rotation, int64_t K, float scale
   }
 }
 
-// A head's queries of rows [begin, end) of one sequence, from the projections of those rows.
-inline void write_queries(const Step& step, const Rows& rows, int64_t b, int64_t begin, int64_t end, int64_t head,
+// Queries of rows [begin, end) of one sequence and some heads, from the projections of those rows.
+inline void write_queries(const Step& step, const Rows& rows, int64_t b, int64_t begin, int64_t end, Range heads,
                           const float* projected, int64_t stride) {
   const float scale = 1.0f / __builtin_sqrtf(float(step.K));
   for (int64_t row = begin; row < end; ++row) {
     const float* rotation = step.rotations + position_of(step, b, token_of(rows, b, row)) * step.K;
-    rotate(projected + (row - begin) * stride + head * step.K, rotation, step.K, scale,
-           rows.queries + row * step.D + head * step.K);
+    const float* from = projected + (row - begin) * stride;
+    float* to = rows.queries + row * step.D;
+    for (int64_t at = heads.first * step.K; at < heads.last * step.K; at += step.K) {
+      rotate(from + at, rotation, step.K, scale, to + at);
+    }
   }
 }
 
-// Its keys and values, of all new tokens alone.
-inline void write_keys_values(const Step& step, const Layer& layer, int64_t b, int64_t begin, int64_t end, int64_t head,
+// Their keys and values; rows are those of all new tokens.
+inline void write_keys_values(const Step& step, const Layer& layer, int64_t b, int64_t begin, int64_t end, Range heads,
                               const float* projected, int64_t stride) {
+  const int64_t first = heads.first * step.K, last = heads.last * step.K;
   for (int64_t row = begin; row < end; ++row) {
     const float* rotation = step.rotations + position_of(step, b, token_of(step.all, b, row)) * step.K;
-    const float* from = projected + (row - begin) * stride + step.D + head * step.K;
-    const int64_t to = row * step.D + head * step.K;
-    rotate(from, rotation, step.K, 1.0f, layer.keys + to);
-    for (int64_t k = 0; k < step.K; ++k) {
-      layer.values[to + k] = from[step.D + k];
+    const float* from = projected + (row - begin) * stride + step.D;
+    float *keys = layer.keys + row * step.D, *values = layer.values + row * step.D;
+    for (int64_t at = first; at < last; at += step.K) {
+      rotate(from + at, rotation, step.K, 1.0f, keys + at);
+    }
+    for (int64_t at = first; at < last; ++at) {
+      values[at] = from[step.D + at];
     }
   }
 }

@@ -42,13 +42,11 @@ inline void start_layer(const Step& step, const Layer& layer, const Rows& rows, 
          scratch.hidden_stride);
   by_sequence(rows, step.B, begin, end, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = scratch.hidden + (first - begin) * scratch.hidden_stride;
-    for (int64_t head = 0; head < step.H; ++head) {
-      if (with_queries) {
-        write_queries(step, rows, b, first, last, head, projected, scratch.hidden_stride);
-      }
-      if (with_keys) {
-        write_keys_values(step, layer, b, first, last, head, projected, scratch.hidden_stride);
-      }
+    if (with_queries) {
+      write_queries(step, rows, b, first, last, {0, step.H}, projected, scratch.hidden_stride);
+    }
+    if (with_keys) {
+      write_keys_values(step, layer, b, first, last, {0, step.H}, projected, scratch.hidden_stride);
     }
   });
 }
@@ -111,10 +109,10 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
         continue;
       }
       if (with_keys) {
-        write_keys_values(step, layer, b, first, last, head, projected, stride);
+        write_keys_values(step, layer, b, first, last, {head, head + 1}, projected, stride);
       }
       if (with_queries) {
-        write_queries(step, rows, b, first, last, head, projected, stride);
+        write_queries(step, rows, b, first, last, {head, head + 1}, projected, stride);
         attend_head(step, layer, rows, b, first, last, head, scratch.softmax,
                     step.shared.attended + first * scratch.stride, scratch.stride);
       }
