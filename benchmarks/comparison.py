@@ -1,7 +1,7 @@
 """Loads, checks and times variants in processes of their own; each in turn while all others are stopped.
 
     load      all processes at once, compiling included; nothing is timed
-    tune      one after another: each keeps the fastest of its own settings
+    tune      one after another: each keeps the fastest of its own settings, for what it loads later too
     check     one after another, on the same requests: whoever is wrong is not timed
     time      blocks; in each, rounds; in each round the variants in an order that moves on by one from block to block
 
@@ -89,8 +89,12 @@ class Comparison:
         ]
 
     def load(self, entries: Sequence[Entry]) -> None:
-        """Load all at once, with what the reference computes for them; the processes are stopped afterwards."""
-        wanted = dict.fromkeys([*_references(entries), *entries])
+        """Load all at once, with what the reference computes for them; the processes are stopped afterwards.
+
+        What was loaded before is left as it is.
+        """
+        both = dict.fromkeys([*_references(entries), *entries])
+        wanted = [entry for entry in both if entry not in self.found.settings]
         for worker in self._workers.values():
             worker.wake()
         for entry in self.timed(wanted):

@@ -113,9 +113,13 @@ def measure(config: LatencyConfig, start: Start, folder: Path, say: Stations) ->
     with ExitStack() as stack:
         workers = {name: stack.enter_context(closing(start(name))) for name in config.all_variants}
         comparison = Comparison(workers, folder, _progress, patience)
-        entries = _load(comparison, groups)
+        tuned = [
+            entry for group in groups for entry in group if entry.case in (cases.whole, cases.candidates)
+        ]
+        _load(comparison, [tuned])
         _progress("each chooses its settings")
-        comparison.tune(entries)
+        comparison.tune(tuned)
+        _load(comparison, groups)
         _time(comparison, groups, config.blocks, config.runs, floor.measure)
         report = {
             "benchmark": "latency",
@@ -139,11 +143,10 @@ def _floor(name: str) -> Floor:
     return floor
 
 
-def _load(comparison: Comparison, groups: list[list[Entry]]) -> list[Entry]:
+def _load(comparison: Comparison, groups: list[list[Entry]]) -> None:
     entries = [entry for group in groups for entry in group]
     _progress(f"loading {len(entries)} graphs, compilers included")
     comparison.load(entries)
-    return entries
 
 
 def _time(

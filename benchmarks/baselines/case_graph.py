@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import torch
 from numpy.typing import NDArray
@@ -49,12 +50,12 @@ class CaseGraph:
     Attributes:
         module: in evaluation mode.
         inputs: arrays of the request with the given number, modulo as many as the workload has.
-        shapes: dynamic dimensions of each input.
+        shapes: dynamic dimensions of each argument of `module.forward`; of all that `*arguments` takes, a tuple.
     """
 
     module: nn.Module
     inputs: Callable[[int], Inputs]
-    shapes: Shapes
+    shapes: tuple[Any, ...]
 
     def example(self) -> tuple[Tensor, ...]:
         """Inputs of the first request."""
@@ -93,14 +94,15 @@ def case_graph(case: Case) -> CaseGraph:
     if case.part == "whole":
         whole = WholeRequest(profile, half).eval()
         inputs = _arrays(workload, lambda request: (*profile_tensors(request), *candidate_tensors(request)))
-        return CaseGraph(whole, inputs, (*of_profile, *of_candidates))
+        return CaseGraph(whole, inputs, ((*of_profile, *of_candidates),))
 
     def with_state(request: Request) -> tuple[Tensor, ...]:
         vector, *key_values = profile(*profile_tensors(request))
         return (vector, *candidate_tensors(request), *key_values)
 
-    of_state: Shapes = ({0: tokens},) * (2 * workload.config.crossing_layers)
-    return CaseGraph(half, _arrays(workload, with_state), ({}, *of_candidates, *of_state))
+    of_state = ({0: tokens},) * (2 * workload.config.crossing_layers)
+    shapes = ({}, *of_candidates, of_state) if of_state else ({}, *of_candidates)
+    return CaseGraph(half, _arrays(workload, with_state), shapes)
 
 
 def profile_tensors(request: Request) -> tuple[Tensor, ...]:

@@ -35,7 +35,8 @@ class Runtime(Protocol):
 
 
 class Peer:
-    """Loads cases for one runtime. What was found fastest for a part and form holds for those loaded later.
+    """Loads cases for one runtime. What was found fastest for a workload's whole request holds for its profile loaded
+    later, and what was for its candidates for their other forms and numbers: compilers take minutes.
 
     Args:
         runtime: the peer's.
@@ -43,11 +44,11 @@ class Peer:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._chosen: dict[tuple[str, ...], Choice] = {}
+        self._chosen: dict[tuple[str, str], Choice] = {}
 
     def load(self, case: Case) -> PeerSession:
         """Compile the graph of a case."""
-        key = (case.workload, case.part, case.form)
+        key = (case.workload, "candidates" if case.part == "candidates" else "whole")
         choice = self._chosen.get(key, self._runtime.choices[0])
         session = PeerSession(self._runtime, case, choice, lambda found: self._chosen.update({key: found}))
         give_back_memory()
