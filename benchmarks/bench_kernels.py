@@ -1,21 +1,24 @@
 """Micro-benchmarks of the fused operators against their references, on this machine's processor.
 
-Shapes: B requests, C candidates over the batch, K dot products, E dot-product width, H first hidden width.
+Shapes: B requests, C candidates over the batch, K dot products, E dot-product width, H first hidden width; T tokens,
+D model width, L layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import median
 from time import perf_counter
 
 import pytest
 import torch
 from pytest_benchmark.fixture import BenchmarkFixture
-from torch import Tensor
 
 from benchmarks.ceiling import tensor_bytes
+from foundation.decoder import Decoder, DecoderConfig
+from foundation.layout import layout
 from ranker.arches.interaction import interaction_first_layer as reference
+from serving.fused_decoder import FusedDecoder
 from serving.kernels.extension import cpu_capability
 from serving.kernels.interaction.ops import interaction_first_layer as fused
 
@@ -38,7 +41,7 @@ def bench_interaction_first_layer(
         expected = reference(*operands)
         error = float((fused(*operands) - expected).abs().max() / expected.abs().max().clamp(min=1))
         assert error <= _TOLERANCE, "a kernel that computes something else is not timed"
-        ratio = _interleaved_ratio(reference, fused, operands)
+        ratio = _interleaved_ratio(reference, fused, operands, _ROUNDS)
         benchmark(fused, *operands)
 
     floor_bytes = tensor_bytes([*operands, expected])
@@ -51,12 +54,42 @@ def bench_interaction_first_layer(
         )
 
 
+@pytest.mark.parametrize("T", [256, 1024])
+def bench_decoder_step(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str], T: int) -> None:
+    """The profile step read at the last token; the reference computes as little, and is timed interleaved."""
+    D, L = 256, 4
+    torch.manual_seed(0)
+    decoder = Decoder(DecoderConfig(D, num_layers=L, num_heads=4)).eval()
+    fused_decoder = FusedDecoder(decoder)
+    operands = (torch.randn(T, D), layout(torch.tensor([T])))
+
+    with torch.inference_mode():
+        expected = decoder.read_last(*operands).layers[0]
+        found = fused_decoder.read_last(*operands).layers[0]
+        error = float((found - expected).abs().max() / expected.abs().max().clamp(min=1))
+        assert error <= _TOLERANCE, "a kernel that computes something else is not timed"
+        ratio = _interleaved_ratio(decoder.read_last, fused_decoder.read_last, operands, rounds=20)
+        benchmark(fused_decoder.read_last, *operands)
+
+    # Products of 12 D² weights a layer with each token, in the last layer of keys and values alone; and of attention.
+    floor_operations = 2 * T * D * D * (12 * (L - 1) + 2) + 2 * T * T * D * (L - 1)
+    path = cpu_capability()
+    benchmark.extra_info.update(
+        reference_over_fused=ratio, floor_operations=floor_operations, error=error, path=path
+    )
+    with capsys.disabled():
+        print(
+            f"\ndecoder_step T={T} D={D} L={L}, {path}, {torch.get_num_threads()} threads: at least "
+            f"{floor_operations:,} operations; reference / fused = {ratio:.1f} (medians, interleaved)"
+        )
+
+
 def _interleaved_ratio(
-    slow: Callable[..., Tensor], fast: Callable[..., Tensor], operands: list[Tensor]
+    slow: Callable[..., object], fast: Callable[..., object], operands: Sequence[object], rounds: int
 ) -> float:
     """Median time of `slow` over that of `fast`, called in turn."""
-    samples: dict[Callable[..., Tensor], list[float]] = {slow: [], fast: []}
-    for _ in range(_ROUNDS):
+    samples: dict[Callable[..., object], list[float]] = {slow: [], fast: []}
+    for _ in range(rounds):
         for run, times in samples.items():
             begin = perf_counter()
             run(*operands)
