@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ranker.arches.interaction import Interaction
 from serving.kernels.candidates.ops import ItemTables, Weights, score_candidates
+from serving.kernels.candidates.rows import quantise_table
 from serving.kernels.linear.panels import pack
 from serving.no_fused_form import NoFusedForm
 from serving.split import ItemRows
@@ -19,6 +20,7 @@ class FusedCandidates(nn.Module):
 
     Args:
         interaction: as `serving.split` leaves it, with `ItemRows` for what reads the item alone.
+        int8_rows: item rows in int8, see `serving.kernels.candidates.rows`.
 
     Raises:
         NoFusedForm: if it has a cross network or layers of the tasks' own.
@@ -28,7 +30,7 @@ class FusedCandidates(nn.Module):
     x_table: Tensor
     e_table: Tensor
 
-    def __init__(self, interaction: Interaction) -> None:
+    def __init__(self, interaction: Interaction, int8_rows: bool = False) -> None:
         super().__init__()
         if interaction.cross is not None or interaction.dot_weights is None:
             raise NoFusedForm("candidate scoring with a cross network has no fused form")
@@ -36,8 +38,14 @@ class FusedCandidates(nn.Module):
             raise NoFusedForm("candidate scoring with layers of each task's own has no fused form")
         x_rows, e_rows = interaction.candidate_projection, interaction.candidate_dots
         assert isinstance(x_rows, ItemRows) and isinstance(e_rows, ItemRows)
-        self.register_buffer("x_table", x_rows.table.contiguous())
-        self.register_buffer("e_table", e_rows.table.contiguous())
+        self._table_scales: list[str] = []
+        for name, rows in (("x_table", x_rows), ("e_table", e_rows)):
+            table = rows.table.contiguous()
+            if int8_rows:
+                table, scales = quantise_table(table)
+                self._table_scales.append(f"{name}_scales")
+                self.register_buffer(self._table_scales[-1], scales)
+            self.register_buffer(name, table)
         self.register_buffer("dots", interaction.dot_weights.detach().clone())
         self.num_dots, self.num_tasks = interaction.num_dots, interaction.heads.out_features
         self.profile_projection = interaction.profile_projection
@@ -79,7 +87,7 @@ class FusedCandidates(nn.Module):
         return score_candidates(
             item_rows,
             offsets,
-            ItemTables(self.x_table, self.e_table),
+            ItemTables(self.x_table, self.e_table, [self.get_buffer(name) for name in self._table_scales]),
             (self.profile_projection(vector), profile_BKE),
             (features, crossed),
             Weights(self.dots, [self.get_buffer(name) for name in self._layers], num_tasks=self.num_tasks),

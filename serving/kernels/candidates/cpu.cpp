@@ -10,8 +10,8 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "candidates/tiles.h"
@@ -107,15 +107,23 @@ void check_rows(const int64_t* rows, int64_t C, int64_t num_items) {
   }
 }
 
-// [K, H] to panels, as serving/kernels/linear/panels.py packs [H, K]: 16 kB, so it is done at each call.
-std::vector<float> pack_dots(const float* weights, int64_t K, int64_t H) {
-  std::vector<float> packed(num_panels(H) * K * kPanel, 0.0f);
-  for (int64_t k = 0; k < K; ++k) {
-    for (int64_t h = 0; h < H; ++h) {
-      packed[(h / kPanel * K + k) * kPanel + h % kPanel] = weights[k * H + h];
+// dot_weights [K, H], then packed feature weights [num_panels(H), F, 16], as one packed layer of K + F inputs: two
+// separate layers would cost a second pass over the activations. It is 57 kB on the reference workload: done at each call.
+at::Tensor join(const at::Tensor& dot_weights, const float* features, int64_t F) {
+  const int64_t K = dot_weights.size(0), H = dot_weights.size(1);
+  at::Tensor joined = at::empty({num_panels(H), K + F, kPanel}, dot_weights.options());
+  const float* dots = dot_weights.const_data_ptr<float>();
+  float* to = joined.mutable_data_ptr<float>();
+  for (int64_t panel = 0; panel < num_panels(H); ++panel) {
+    const int64_t column = panel * kPanel, real = std::min(kPanel, H - column);
+    for (int64_t k = 0; k < K; ++k, to += kPanel) {
+      std::fill(std::copy_n(dots + k * H + column, real, to), to + kPanel, 0.0f);
+    }
+    if (F > 0) {
+      to = std::copy_n(features + panel * F * kPanel, F * kPanel, to);
     }
   }
-  return packed;
+  return joined;
 }
 
 const float* rows_of(const OptionalTensor& tensor, const char* name, int64_t C) {
@@ -143,11 +151,11 @@ void score(const Operands& operands) {
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
   const int num_threads = static_cast<int>(std::min<int64_t>(num_tiles, most));
   const int64_t floats = scratch_floats(operands);
-  const std::unique_ptr<float[]> scratch(new float[num_threads * floats]);
+  const at::Tensor scratch = at::empty({num_threads * floats}, at::kFloat);  // its rows start cache lines
   std::atomic<int64_t> counter{0};
 #pragma omp parallel num_threads(num_threads)
   {
-    Worker worker{scratch.get() + omp_get_thread_num() * floats, -1};
+    Worker worker{scratch.mutable_data_ptr<float>() + omp_get_thread_num() * floats, -1};
     for (int64_t tile = counter.fetch_add(1); tile < num_tiles;) {
       const int64_t next = counter.fetch_add(1);
       score_tile(operands, worker, tile, next);
@@ -182,16 +190,17 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   check_floats(dot_weights, "dot_weights", {K, H});
 
   Weights taken(weights);
+  Linear feature_layer;
   if (features) {
     o.features = rows_of(features, "features", C);
-    o.features_layer = taken.take(features->size(1), H);
+    feature_layer = taken.take(features->size(1), H);
   }
   if (crossed) {
     o.crossed = rows_of(crossed, "crossed", C);
-    o.crossing_layer = taken.take(crossed->size(1), H);
+    o.crossing = taken.take(crossed->size(1), H);
   }
   std::vector<Linear> layers;
-  o.widest = std::max({H, K});
+  o.widest = H;
   for (int64_t width = H; layers.empty() || !taken.empty(); width = layers.back().outputs) {
     layers.push_back(taken.take_with_bias(width));
     o.widest = std::max(o.widest, layers.back().outputs);
@@ -204,14 +213,13 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   o.offsets = offsets_long.const_data_ptr<int64_t>();
   check_offsets(o.offsets, B, C);
   check_rows(o.rows, C, I);
-  const std::vector<float> packed_dots = pack_dots(dot_weights.const_data_ptr<float>(), K, H);
-  const std::vector<float> zeros(num_panels(o.widest) * kPanel, 0.0f);
-  o.dots = {packed_dots.data(), nullptr, K, H};
+  const at::Tensor joined = join(dot_weights, feature_layer.packed, feature_layer.inputs);
+  o.num_dots = K;
+  o.met = {joined.const_data_ptr<float>(), nullptr, K + feature_layer.inputs, H};
   o.p = p.const_data_ptr<float>();
   o.q = q.const_data_ptr<float>();
   o.layers = layers.data();
   o.num_layers = static_cast<int64_t>(layers.size());
-  o.zeros = zeros.data();
   o.num_requests = B;
   o.num_candidates = C;
   at::Tensor logits = at::empty({C, num_tasks}, p.options());
@@ -225,8 +233,9 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
 }  // namespace
 
 int64_t scratch_floats(const Operands& o) {
-  const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.dots.inputs) + 2 * scratch_stride(o.widest);
-  const int64_t floats = num_panels(o.dots.inputs) * kPanel * o.e.width + kTileCandidates * strides;
+  // The dot products are stored by whole panels, so a row of `met` has room for those at least.
+  const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.met.inputs) + 2 * scratch_stride(o.widest);
+  const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + kTileCandidates * strides;
   return num_panels(floats) * kPanel;
 }
 

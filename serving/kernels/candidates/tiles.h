@@ -31,14 +31,13 @@ struct Operands {
   Table e;                 // of width E
   const float* p;          // [B, H]
   const float* q;          // [B, K, E]
-  Linear dots;             // K inputs
-  const float* features;   // [C, features_layer.inputs]; null: none
-  Linear features_layer;
-  const float* crossed;    // [C, crossing_layer.inputs]; null: none
-  Linear crossing_layer;
+  int64_t num_dots;        // K
+  const float* features;   // [C, F]; null: none, and F is 0
+  Linear met;              // K + F inputs: the dot products, then the features
+  const float* crossed;    // [C, crossing.inputs]; null: none
+  Linear crossing;
   const Linear* layers;    // the hidden ones after the first, then the head
   int64_t num_layers;
-  const float* zeros;      // as many as the widest layer has padded outputs
   float* logits;           // [C, N]
   int64_t num_requests;    // B
   int64_t num_candidates;  // C
