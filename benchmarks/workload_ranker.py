@@ -96,8 +96,13 @@ def _spread(ranker: Ranker) -> None:
     for name, module in ranker.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.weight.mul_(10)
+        elif isinstance(module, nn.LayerNorm):
+            module.weight.add_(torch.randn_like(module.weight), alpha=0.1)
+            module.bias.normal_(std=0.1)
         elif isinstance(module, nn.Linear) and ".decoder." in name:
             module.weight.mul_(3)
+            if module.bias is not None:
+                module.bias.normal_(std=0.1)  # an exporter would leave out a bias of zeros
     interaction = ranker.interaction
     for module in (
         interaction.candidate_projection,

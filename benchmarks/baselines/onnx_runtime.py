@@ -38,9 +38,13 @@ class OnnxRuntime:
             {**graph, "spinning": spinning} for graph, spinning in product(GRAPHS, (True, False))
         ]
 
+    def model(self, graph: CaseGraph, choice: Choice) -> bytes:
+        """What a session is made of."""
+        return exported(graph, choice)
+
     def compile(self, graph: CaseGraph, choice: Choice) -> Compiled:
         """A session of the exported graph."""
-        session = self.session(exported(graph, choice), choice)
+        session = self._session(self.model(graph, choice), choice)
         names = [each.name for each in session.get_inputs()]
 
         def run(inputs: Inputs) -> Sequence[NDArray]:
@@ -49,8 +53,7 @@ class OnnxRuntime:
 
         return run
 
-    def session(self, model: bytes, choice: Choice) -> onnxruntime.InferenceSession:
-        """A session of a serialised model."""
+    def _session(self, model: bytes, choice: Choice) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

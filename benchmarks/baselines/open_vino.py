@@ -38,9 +38,13 @@ class OpenVino:
             for shapes, way in product(("static", "dynamic"), ("torch.export", "onnx"))
         ]
 
+    def model(self, graph: CaseGraph, choice: Choice) -> openvino.Model:
+        """What is compiled."""
+        return converted(graph, choice)
+
     def compile(self, graph: CaseGraph, choice: Choice) -> Compiled:
         """A compiled model and its one request of inference."""
-        model = openvino.Core().compile_model(converted(graph, choice), "CPU", self._properties)
+        model = openvino.Core().compile_model(self.model(graph, choice), "CPU", self._properties)
         request = model.create_infer_request()
 
         def run(inputs: Inputs) -> Sequence[NDArray]:

@@ -15,8 +15,14 @@ MODULES = {
     "openvino": "open_vino",
     "unsplit": "unsplit",
     "fused": "fused",
+    "eager_int8": "eager_int8",
+    "onnxruntime_int8": "onnx_runtime_int8",
+    "openvino_int8": "open_vino_int8",
 }
-"""The module of this package whose `variant(threads, folder)` makes it."""
+"""The module of this package whose `variant(threads, folder)` makes it.
+
+AOTInductor has no int8 of its own: quantising for it takes torchao, a package that nothing else here needs.
+"""
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript", "openvino")
 
 

@@ -75,6 +75,12 @@ def test_peers_agree_with_the_ranker(name: str, tmp_path: Path) -> None:
     assert gap(make_variant(name, 1, tmp_path).load(case), case) <= PEER_TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["eager_int8", "onnxruntime_int8", "openvino_int8"])
+def test_peers_of_low_precision_are_near_and_not_float32(name: str, tmp_path: Path) -> None:
+    case = Case("small", "candidates")
+    assert TOLERANCE < gap(make_variant(name, 1, tmp_path).load(case), case) <= 0.2
+
+
 def test_aotinductor_agrees_with_the_ranker(tmp_path: Path) -> None:
     case = Case("small", "candidates")
     assert (
