@@ -7,6 +7,7 @@ namespace marquee {
 namespace {
 
 typedef int32_t Integers __attribute__((vector_size(4 * MARQUEE_LANES)));
+typedef uint32_t Bits __attribute__((vector_size(4 * MARQUEE_LANES)));
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
@@ -28,7 +29,7 @@ inline Vector exp(Vector x) {
   power = power * r + 0.5f;
   power = power * r + 1.0f;
   power = power * r + 1.0f;
-  const Integers exponent = ((Integers)shifted << 23) + (Integers)splat(1.0f);
+  const Bits exponent = ((Bits)shifted << 23) + (Bits)splat(1.0f);  // unsigned: of a NaN it may be anything
   const Vector value = power * (Vector)exponent;
   return x < low ? Vector{} : value;
 }

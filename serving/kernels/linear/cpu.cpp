@@ -41,7 +41,8 @@ Rows rows_for(CpuCapability capability) {
 at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& packed, const std::optional<at::Tensor>& scales,
                       const std::optional<at::Tensor>& bias, int64_t num_outputs) {
   TORCH_CHECK_VALUE(x.dim() == 2, "linear: x has shape ", x.sizes(), "; it must be [R, K]");
-  TORCH_CHECK_VALUE(num_outputs > 0, "linear: num_outputs is ", num_outputs, "; it must be positive");
+  TORCH_CHECK_VALUE(0 < num_outputs && num_outputs <= INT32_MAX, "linear: num_outputs is ", num_outputs,
+                    "; it must be positive, and fit 32 bits");
   const int64_t R = x.size(0), K = x.size(1), N = num_outputs, panels = num_panels(N), columns = panels * kPanel;
   check(x, "x", at::kFloat, {R, K});
   Operands operands{x.const_data_ptr<float>(), {packed.const_data_ptr(), nullptr, K, N, cpu_vnni()}, nullptr, nullptr};
