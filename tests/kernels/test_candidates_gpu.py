@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
+
+from serving.kernels.candidates.ops import ItemTables, Weights, score_candidates
+from serving.kernels.linear.panels import pack
 
 pytest.importorskip("triton", reason="the kernel language is installed on development machines")
 
@@ -35,3 +39,27 @@ def test_compiles_without_spills(
     if scaled:
         types |= {"x_table_ptr": "*i8", "e_table_ptr": "*i8"}
     assert spilled_bytes(gpu.score_kernel, types, constants, architecture, gpu.LAUNCH) == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_matches_cpu() -> None:
+    C, B, H, E, K, N, items = 70, 2, 64, 32, 4, 2, 50
+
+    def logits(device: str) -> torch.Tensor:
+        random = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=random).to(device)
+
+        layers = [pack(normal(48, H)), normal(48), pack(normal(N, 48)), normal(N)]
+        return score_candidates(
+            torch.arange(C, device=device) % items,
+            torch.tensor([0, 33, C], device=device),
+            ItemTables(normal(items, H), normal(items, E)),
+            (normal(B, H), normal(B, K, E)),
+            (None, None),
+            Weights(normal(K, H), layers, num_tasks=N),
+        ).cpu()
+
+    expected = logits("cpu")
+    assert (logits("cuda") - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))

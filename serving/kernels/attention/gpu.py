@@ -25,7 +25,7 @@ from torch import Tensor
 
 from serving.kernels.ragged.gpu import owner, power_of_two
 
-LAUNCH = {"num_warps": 8, "num_stages": 3}
+LAUNCH = {"num_warps": 8, "num_stages": 2, "maxnreg": 128}  # without the limit, ptxas spills to save more
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -89,7 +89,9 @@ def _over_keys(
     return maximum, total, weighted
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["Q", "B"]
+)  # one program for all batches, the one that was looked at for spills
 def attention_kernel(
     q_ptr,
     k_ptr,
@@ -102,10 +104,10 @@ def attention_kernel(
     stored_offsets_ptr,
     Q,
     B,
-    q_stride,
-    k_stride,
-    v_stride,
     scale,
+    q_stride: tl.constexpr,
+    k_stride: tl.constexpr,
+    v_stride: tl.constexpr,
     H: tl.constexpr,
     K: tl.constexpr,
     HAS_STORED: tl.constexpr,
@@ -179,8 +181,8 @@ def attention_kernel(
 
 def block_sizes(head_width: int) -> dict[str, int]:
     """The kernel's block sizes for head width K."""
-    block_k = power_of_two(head_width)
-    return {"BLOCK_Q": 32, "BLOCK_J": 32, "BLOCK_K": block_k}
+    tile = 32 if head_width <= 64 else 16
+    return {"BLOCK_Q": tile, "BLOCK_J": tile, "BLOCK_K": power_of_two(head_width)}
 
 
 class Tokens(NamedTuple):
@@ -235,7 +237,7 @@ def attention_gpu(
     launch(
         queries, new.keys, new.values, earlier.keys, earlier.values, out,
         query_offsets, new.offsets, earlier.offsets,
-        Q, B, queries.stride(0), new.keys.stride(0), new.values.stride(0), K**-0.5,
+        Q, B, K**-0.5, queries.stride(0), new.keys.stride(0), new.values.stride(0),
         H, K, stored is not None, branches, window, num_prefix,
         **blocks, **LAUNCH,
     )  # fmt: skip

@@ -52,7 +52,9 @@ def _times_panels(
     return sums
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=["C", "B"]
+)  # one program for all batches, the one that was looked at for spills
 def score_kernel(
     rows_ptr,
     offsets_ptr,
