@@ -17,10 +17,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from benchmarks.ceiling import tensor_bytes
 from foundation.decoder import Decoder, DecoderConfig
 from foundation.layout import layout
+from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from ranker.arches.interaction import interaction_first_layer as reference
+from serving.fused_candidates import FusedCandidates
 from serving.fused_decoder import FusedDecoder
 from serving.kernels.extension import cpu_capability
 from serving.kernels.interaction.ops import interaction_first_layer as fused
+from serving.split import ItemRows
 
 _ROUNDS = 200
 _TOLERANCE = 5e-6
@@ -80,6 +83,38 @@ def bench_decoder_step(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixtur
     with capsys.disabled():
         print(
             f"\ndecoder_step T={T} D={D} L={L}, {path}, {torch.get_num_threads()} threads: at least "
+            f"{floor_operations:,} operations; reference / fused = {ratio:.1f} (medians, interleaved)"
+        )
+
+
+def bench_score_candidates(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """From item rows to logits for 500 candidates; the reference is timed interleaved."""
+    C, H, E, K, F, items = 500, 512, 256, 8, 20, 4000
+    torch.manual_seed(0)
+    config = InteractionConfig(num_dots=K, dot_width=E, hidden_widths=(H, 256))
+    plain = Interaction(config, Widths(300, 8, F, 0), num_tasks=2).eval()
+    plain.set_submodule("candidate_projection", ItemRows(torch.randn(items, H)))
+    plain.set_submodule("candidate_dots", ItemRows(torch.randn(items, E) * 0.1))
+    fused_candidates = FusedCandidates(plain)
+    operands = (torch.randn(1, 300), torch.randint(0, items, (C,)), torch.tensor([0, C]), torch.randn(C, F))
+
+    with torch.inference_mode():
+        expected = plain(*operands)
+        error = float(
+            (fused_candidates(*operands) - expected).abs().max() / expected.abs().max().clamp(min=1)
+        )
+        assert error <= _TOLERANCE, "a kernel that computes something else is not timed"
+        ratio = _interleaved_ratio(plain, fused_candidates, operands, rounds=50)
+        benchmark(fused_candidates, *operands)
+
+    floor_operations = 2 * C * (H * 256 + (K + F) * H + E * K + 256 * 2)
+    path = cpu_capability()
+    benchmark.extra_info.update(
+        reference_over_fused=ratio, floor_operations=floor_operations, error=error, path=path
+    )
+    with capsys.disabled():
+        print(
+            f"\nscore_candidates C={C} H={H} E={E} K={K}, {path}, {torch.get_num_threads()} threads: at least "
             f"{floor_operations:,} operations; reference / fused = {ratio:.1f} (medians, interleaved)"
         )
 

@@ -26,6 +26,8 @@ class FusedCandidates(nn.Module):
         NoFusedForm: if it has a cross network or layers of the tasks' own.
     """
 
+    profile_projection: nn.Module
+    profile_dots: nn.Module
     dots: Tensor
     x_table: Tensor
     e_table: Tensor

@@ -9,7 +9,7 @@ _MAX = 127
 
 
 def quantise_table(table: Tensor) -> tuple[Tensor, Tensor]:
-    """`[I, W]` float32 to int8 `[I, W]` and scales `[I]`: row `i` is `int8[i] * scales[i]`, `scales[i] = max|row| / 127`.
+    """`[I, W]` float32 to int8 `[I, W]` and scales `[I]`: row `i` is `int8[i] * scales[i]`, scaled by `max|row| / 127`.
 
     Raises:
         ValueError: if a value isn't finite.
