@@ -26,6 +26,7 @@ import tyro
 
 from benchmarks.baselines.process import Worker, WorkerLost
 from benchmarks.baselines.protocol import Case
+from benchmarks.baselines.variants import MODULES
 from benchmarks.ceiling import measure_machine
 from benchmarks.compared import FUSED, REFERENCE, VARIANTS, Entry, cases_of, rounds
 from benchmarks.comparison import Comparison, Patience
@@ -69,7 +70,7 @@ class LatencyConfig:
     """
 
     workload: Literal["reference", "long", "crossing"] = "reference"
-    variants: tuple[str, ...] = tuple(VARIANTS)
+    variants: tuple[str, ...] = tuple(name for name in VARIANTS if name in MODULES)
     blocks: int = 12
     runs: int = 20
     threads: int = 0

@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import latency
 from benchmarks.baselines.process import Worker
+from benchmarks.baselines.variants import MODULES
 from benchmarks.ceiling import Machine
 from benchmarks.compared import BEST_OF, VARIANTS, Entry, cases_of
 from benchmarks.comparison import Findings
@@ -122,6 +123,10 @@ def test_settings_that_make_no_sense_are_named(settings: dict, said: str) -> Non
         LatencyConfig(**settings)
 
 
+def test_every_worker_is_compared() -> None:
+    assert set(LatencyConfig().variants) == set(MODULES)
+
+
 def test_the_reference_always_takes_part() -> None:
     assert LatencyConfig(variants=("fused", "onnxruntime")).all_variants == ("eager", "onnxruntime", "fused")
 
@@ -140,7 +145,9 @@ def test_the_whole_run_with_stand_ins(tmp_path: Path, monkeypatch: pytest.Monkey
         return Worker(name, command, tmp_path / f"{name}.log", {**os.environ, "PYTHONPATH": str(ROOT)})
 
     shown = io.StringIO()
-    config = LatencyConfig(blocks=2, runs=2, threads=1, plot=tmp_path / "latency.png")
+    config = LatencyConfig(
+        variants=tuple(VARIANTS), blocks=2, runs=2, threads=1, plot=tmp_path / "latency.png"
+    )
     report = json.loads(json.dumps(measure(config, start, tmp_path, Stations(shown))))
 
     assert "floor:" in shown.getvalue()
