@@ -3,7 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <immintrin.h>
 #include <omp.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -48,37 +47,47 @@ Run run_for(CpuCapability capability) {
   }
 }
 
-// Keys and values of the new tokens: those of the top layers are given back, the others live as long as the call.
-struct KeysValues {
-  std::vector<at::Tensor> kept;
-  at::Tensor others;
+// Hands out parts of one allocation: several would be given back to the system and faulted in again at every call
+// (glibc trims its heap by the largest block it has seen: 970 faults, 2 ms a call at 256 tokens).
+struct Workspace {
+  at::Tensor memory;
+  float* at;
 
-  KeysValues(const Arguments& a) {
-    const int64_t T = a.x.size(0), D = a.x.size(1), H = a.num_heads;
-    others = at::empty({2 * (num_layers(a) - a.num_kept), T, D}, a.x.options());
-    for (int64_t i = 0; i < 2 * a.num_kept; ++i) {
-      kept.push_back(at::empty({T, H, D / H}, a.x.options()));
-    }
-  }
+  Workspace(int64_t floats, const at::TensorOptions& options)
+      : memory(at::empty({floats}, options)), at(memory.mutable_data_ptr<float>()) {}
 
-  float* of(int64_t index) const {  // index 2 l: keys of layer l; 2 l + 1: values
-    const int64_t num_others = others.size(0);
-    return index < num_others ? others.mutable_data_ptr<float>() + index * others.stride(0)
-                              : kept[index - num_others].mutable_data_ptr<float>();
+  float* take(int64_t floats) {
+    float* taken = at;
+    at += padded(floats);
+    return taken;
   }
 };
 
-std::vector<Layer> layers_of(const Arguments& a, const KeysValues& keys_values) {
-  const int64_t D = a.x.size(1), F = a.weights[7].size(0);
+std::vector<at::Tensor> kept_of(const Arguments& a) {
+  const int64_t T = a.x.size(0), H = a.num_heads, K = a.x.size(1) / H;
+  std::vector<at::Tensor> kept;
+  for (int64_t i = 0; i < 2 * a.num_kept; ++i) {
+    kept.push_back(at::empty({T, H, K}, a.x.options()));
+  }
+  return kept;
+}
+
+// The top layers' keys and values are given back, the others live as long as the call.
+std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& kept, Workspace& workspace) {
+  const int64_t T = a.x.size(0), D = a.x.size(1), F = a.weights[7].size(0);
+  const int64_t num_others = 2 * (num_layers(a) - a.num_kept);
   std::vector<Layer> layers;
   for (int64_t l = 0; l < num_layers(a); ++l) {
     const auto at = [&](int64_t index) { return a.weights[l * kWeightsPerLayer + index].const_data_ptr<float>(); };
     const auto stored = [&](int64_t index) {
       return a.stored.empty() ? nullptr : a.stored[index].const_data_ptr<float>();
     };
+    const auto written = [&](int64_t index) {
+      return index < num_others ? workspace.take(T * D) : kept[index - num_others].mutable_data_ptr<float>();
+    };
+    float *keys = written(2 * l), *values = written(2 * l + 1);
     layers.push_back({at(0), at(1), at(4), at(5), {at(2), D, 3 * D}, {at(3), D, D}, {at(6), D, F}, {at(8), F, D},
-                      at(7), at(9), stored(2 * l), stored(2 * l + 1), keys_values.of(2 * l),
-                      keys_values.of(2 * l + 1)});
+                      at(7), at(9), stored(2 * l), stored(2 * l + 1), keys, values});
   }
   return layers;
 }
@@ -90,12 +99,19 @@ int64_t block_rows_for(int64_t num_rows, int64_t num_threads) {
   return std::max<int64_t>(1, (num_rows + num_blocks - 1) / num_blocks);
 }
 
-void run_parallel(Step& step, const at::TensorOptions& options, int64_t num_threads) {
-  const int64_t rows = std::max(step.block_rows, kFewRows), shared_row = scratch_stride(step.D) + hidden_stride(step);
-  step.scratch_floats = padded(scratch_floats(step, rows));
-  const at::Tensor scratch = at::empty({num_threads * step.scratch_floats + kFewRows * shared_row}, options);
-  step.scratch = scratch.mutable_data_ptr<float>();
-  step.shared.attended = step.scratch + num_threads * step.scratch_floats;
+int64_t shared_floats(const Step& step) { return kFewRows * (scratch_stride(step.D) + hidden_stride(step)); }
+
+int64_t workspace_floats(const Arguments& a, const Step& step, int64_t num_threads) {
+  const int64_t of_rows = padded(step.all.count * step.D), num_others = 2 * (num_layers(a) - a.num_kept);
+  return (num_others + 1) * of_rows + padded(step.last.count * step.D) + num_threads * step.scratch_floats +
+         shared_floats(step);
+}
+
+void run_parallel(Step& step, Workspace& workspace, int64_t num_threads) {
+  step.all.queries = workspace.take(step.all.count * step.D);
+  step.last.queries = workspace.take(step.last.count * step.D);
+  step.scratch = workspace.take(num_threads * step.scratch_floats);
+  step.shared.attended = workspace.take(shared_floats(step));
   step.shared.hidden = step.shared.attended + kFewRows * scratch_stride(step.D);
   std::vector<int32_t> done(step.num_blocks, 0);
   int64_t counters[2] = {0, 0};
@@ -121,10 +137,8 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> decoder_step_cpu(
                                              : std::vector<int64_t>(B + 1, 0);
   check_positions(a, of_new, of_stored);
 
-  const KeysValues keys_values(a);
-  const at::Tensor residual = x.clone(), queries = at::empty_like(x);
-  const at::Tensor last = at::empty({last_only ? B : 0, D}, x.options()), last_queries = at::empty_like(last);
-  const std::vector<Layer> layers = layers_of(a, keys_values);
+  const std::vector<at::Tensor> kept = kept_of(a);
+  const at::Tensor residual = x.clone(), last = at::empty({last_only ? B : 0, D}, x.options());
   std::vector<int64_t> first(B, 0), last_token(B), last_offsets(B + 1);
   for (int64_t b = 0; b <= B; ++b) {
     last_offsets[b] = b;
@@ -141,7 +155,6 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> decoder_step_cpu(
     step.K = D / num_heads;
     step.F = weights[7].size(0);
     step.num_layers = num_layers(a);
-    step.layers = layers.data();
     step.final_weight = weights[weights.size() - 2].const_data_ptr<float>();
     step.final_bias = weights[weights.size() - 1].const_data_ptr<float>();
     step.rotations = rotations.const_data_ptr<float>();
@@ -151,14 +164,17 @@ std::tuple<at::Tensor, std::vector<at::Tensor>> decoder_step_cpu(
     step.last_only = last_only;
     step.window = window;
     step.num_prefix = num_prefix;
-    step.all = {T, of_new.data(), first.data(), residual.mutable_data_ptr<float>(), queries.mutable_data_ptr<float>()};
-    step.last = {last.size(0), last_offsets.data(), last_token.data(), last.mutable_data_ptr<float>(),
-                 last_queries.mutable_data_ptr<float>()};
+    step.all = {T, of_new.data(), first.data(), residual.mutable_data_ptr<float>(), nullptr};
+    step.last = {last.size(0), last_offsets.data(), last_token.data(), last.mutable_data_ptr<float>(), nullptr};
     step.block_rows = block_rows_for(T, num_threads);
     step.num_blocks = (T + step.block_rows - 1) / step.block_rows;
-    run_parallel(step, x.options(), num_threads);
+    step.scratch_floats = padded(scratch_floats(step, std::max(step.block_rows, kFewRows)));
+    Workspace workspace(workspace_floats(a, step, num_threads), x.options());
+    const std::vector<Layer> layers = layers_of(a, kept, workspace);
+    step.layers = layers.data();
+    run_parallel(step, workspace, num_threads);
   }
-  return {last_only ? last : residual, keys_values.kept};
+  return {last_only ? last : residual, kept};
 }
 
 }  // namespace
