@@ -49,6 +49,7 @@ VARIANTS = {
 }
 BEST_OF = ("eager", "aotinductor", "onnxruntime", "openvino")
 """The best peer is the fastest of these."""
+BEST_OF_INT8 = ("eager_int8", "onnxruntime_int8", "openvino_int8")
 
 
 class Entry(NamedTuple):
@@ -114,11 +115,12 @@ def reference_case(case: Case) -> Case:
 
 
 class Quotient(NamedTuple):
-    """One time over another; the best peer's on a case where `below` names no variant."""
+    """One time over another; that of the best of some peers on a case where `below` names no variant."""
 
     name: str
     above: Entry
     below: Entry | Case
+    peers: tuple[str, ...] = BEST_OF
 
 
 def quotients(cases: Cases) -> list[Quotient]:
@@ -127,6 +129,9 @@ def quotients(cases: Cases) -> list[Quotient]:
     return [
         Quotient("fused_vs_best_peer_cold", Entry(FUSED, cases.whole), cases.whole),
         Quotient("fused_int8_vs_best_peer_cold", Entry(FUSED_INT8, cases.whole), cases.whole),
+        Quotient(
+            "fused_int8_vs_best_int8_peer_cold", Entry(FUSED_INT8, cases.whole), cases.whole, BEST_OF_INT8
+        ),
         Quotient("fused_candidates_vs_best_peer", fused, cases.candidates),
         Quotient("fused_candidates_vs_best_peer_plain", fused, cases.plain),
         Quotient("fused_candidates_vs_best_peer_folded", fused, cases.folded),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,10 @@ def latency_of(found: Findings, entry: Entry) -> Latency | None:
     return summarise(np.concatenate(blocks)) if blocks else None
 
 
-def best_peer(found: Findings, case: Case) -> Entry | None:
-    """The fastest of `BEST_OF` on a case, by its median."""
+def best_peer(found: Findings, case: Case, peers: Sequence[str] = BEST_OF) -> Entry | None:
+    """The fastest of some peers on a case, by its median."""
     timed = [
-        (latency_of(found, entry), entry) for name in BEST_OF if (entry := Entry(name, case)) in found.blocks
+        (latency_of(found, entry), entry) for name in peers if (entry := Entry(name, case)) in found.blocks
     ]
     return min(((latency.p50_ms, entry) for latency, entry in timed if latency), default=(0, None))[1]
 
@@ -30,8 +31,8 @@ def best_peer(found: Findings, case: Case) -> Entry | None:
 def ratios(found: Findings, cases: Cases, floor: Floor) -> dict[str, Ratio]:
     """Of what was timed; a ratio lacks where either side does."""
     quotient = {}
-    for name, above, other in quotients(cases):
-        below = best_peer(found, other) if isinstance(other, Case) else other
+    for name, above, other, peers in quotients(cases):
+        below = best_peer(found, other, peers) if isinstance(other, Case) else other
         if below is not None and above in found.blocks and below in found.blocks:
             quotient[name] = ratio_of_medians(found.blocks[above], found.blocks[below])
     fused = found.blocks.get(Entry(FUSED, cases.whole))

@@ -29,6 +29,7 @@ CASES = cases_of("reference")
 RATIOS = {
     "fused_vs_best_peer_cold": 0.8,
     "fused_int8_vs_best_peer_cold": 0.5,
+    "fused_int8_vs_best_int8_peer_cold": 2.0,
     "fused_candidates_vs_best_peer": 0.5,
     "fused_candidates_vs_best_peer_plain": 0.25,
     "fused_candidates_vs_best_peer_folded": 0.625,
