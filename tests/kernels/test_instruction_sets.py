@@ -41,7 +41,12 @@ def test_a_file_of_one_instruction_set_shares_no_function(source: Path, tmp_path
     symbols = [
         line.split(maxsplit=2)[1:] for line in _run("nm", "-C", "--defined-only", compiled).splitlines()
     ]
-    offered = [(kind, name) for kind, name in symbols if kind.isupper() or kind in "uvw"]
+    offered = [
+        (kind, name)
+        for kind, name in symbols
+        # DW.ref.*: a pointer to the C++ runtime's own routine for exceptions; data, not code.
+        if (kind.isupper() or kind in "uvw") and not name.startswith("DW.ref.")
+    ]
     wrong = [
         each for each in offered if each[0] != "T" or f"{source.stem.removeprefix('cpu')}(" not in each[1]
     ]

@@ -9,7 +9,7 @@ namespace marquee::linear {
 namespace {
 
 // The first `count` lanes. Not inlined: lanes chosen at run time would keep every tile's sums in memory.
-__attribute__((noinline)) void store_some(float* to, const float* bias, int64_t count, Vector values) noexcept {
+__attribute__((noinline)) void store_some(float* to, const float* bias, int64_t count, Vector values) {
   float lanes[kLanes];
   store(lanes, values);
   for (int64_t lane = 0; lane < count; ++lane) {
