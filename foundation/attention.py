@@ -83,10 +83,15 @@ class CausalSelfAttention(nn.Module):
             qk_THK = rotary(qk_TD.unflatten(-1, (2 * self.num_heads, -1)), shared.angles)
             q_THK, k_THK = qk_THK.chunk(2, dim=1)
         else:
-            of_queries, of_the_rest = self.project_in.weight.split((width, 2 * width))
-            k_TD, v_TD = F.linear(x_TD, of_the_rest).chunk(2, dim=-1)
-            q_BD = F.linear(shared.read_of(x_TD), of_queries)
+            k_TD, v_TD = self._outputs(x_TD, width, 3 * width).chunk(2, dim=-1)
+            q_BD = self._outputs(shared.read_of(x_TD), 0, width)
             of_read = Rotation(*map(shared.read_of, shared.angles))
             q_THK = rotary(q_BD.unflatten(-1, (self.num_heads, -1)), of_read)
             k_THK = rotary(k_TD.unflatten(-1, (self.num_heads, -1)), shared.angles)
         return q_THK, LayerKeyValues(k_THK, v_TD.unflatten(-1, (self.num_heads, -1)))
+
+    def _outputs(self, x_TD: Tensor, first: int, last: int) -> Tensor:
+        """Outputs [first, last) of `project_in`, and no others where its weights can be cut."""
+        if isinstance(self.project_in, nn.Linear):
+            return F.linear(x_TD, self.project_in.weight[first:last])
+        return self.project_in(x_TD)[..., first:last]

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ranker.arches.interaction import Interaction
 from serving.kernels.candidates.ops import ItemTables, Weights, score_candidates
-from serving.kernels.candidates.rows import quantise_table
-from serving.kernels.linear.panels import pack
 from serving.no_fused_form import NoFusedForm
+from serving.quantise import QuantisedLinear, QuantisedRows, packed_weights
 from serving.split import ItemRows
 
 
@@ -39,14 +38,16 @@ class FusedCandidates(nn.Module):
         if not isinstance(interaction.heads, nn.Linear):
             raise NoFusedForm("candidate scoring with layers of each task's own has no fused form")
         x_rows, e_rows = interaction.candidate_projection, interaction.candidate_dots
-        assert isinstance(x_rows, ItemRows) and isinstance(e_rows, ItemRows)
         self._table_scales: list[str] = []
         for name, rows in (("x_table", x_rows), ("e_table", e_rows)):
-            table = rows.table.contiguous()
-            if int8_rows:
-                table, scales = quantise_table(table)
+            quantised = QuantisedRows(rows.table) if int8_rows and isinstance(rows, ItemRows) else rows
+            if isinstance(quantised, QuantisedRows):
+                table, scales = quantised.values, quantised.scales
                 self._table_scales.append(f"{name}_scales")
                 self.register_buffer(self._table_scales[-1], scales)
+            else:
+                assert isinstance(quantised, ItemRows)
+                table = quantised.table.contiguous()
             self.register_buffer(name, table)
         self.register_buffer("dots", interaction.dot_weights.detach().clone())
         self.num_dots, self.num_tasks = interaction.num_dots, interaction.heads.out_features
@@ -55,21 +56,26 @@ class FusedCandidates(nn.Module):
         self.has_features = interaction.feature_projection is not None
         self.has_crossed = interaction.crossing_projection is not None
         self._layers: list[str] = []
+        self._scales: list[str] = []
         for layer in (interaction.feature_projection, interaction.crossing_projection):
             if layer is not None:
                 self._add_weights(layer)
         for layer in (*interaction.mlp, interaction.heads):
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear | QuantisedLinear):
+                assert layer.bias is not None
                 self._add_weights(layer)
                 self._add(layer.bias.detach().clone())
 
-    def _add_weights(self, layer: nn.Linear) -> None:
-        self._add(pack(layer.weight.detach()))
+    def _add_weights(self, layer: nn.Module) -> None:
+        packed, scales = packed_weights(layer)
+        self._add(packed)
+        for tensor in scales:
+            self._scales.append(f"scales_{len(self._scales)}")
+            self.register_buffer(self._scales[-1], tensor)
 
     def _add(self, tensor: Tensor) -> None:
-        name = f"layer_{len(self._layers)}"
-        self.register_buffer(name, tensor)
-        self._layers.append(name)
+        self._layers.append(f"layer_{len(self._layers)}")
+        self.register_buffer(self._layers[-1], tensor)
 
     def forward(
         self,
@@ -89,8 +95,11 @@ class FusedCandidates(nn.Module):
         return score_candidates(
             item_rows,
             offsets,
-            ItemTables(self.x_table, self.e_table, [self.get_buffer(name) for name in self._table_scales]),
+            ItemTables(self.x_table, self.e_table, self._named(self._table_scales)),
             (self.profile_projection(vector), profile_BKE),
             (features, crossed),
-            Weights(self.dots, [self.get_buffer(name) for name in self._layers], num_tasks=self.num_tasks),
+            Weights(self.dots, self._named(self._layers), self._named(self._scales), self.num_tasks),
         )
+
+    def _named(self, names: list[str]) -> list[Tensor]:
+        return [self.get_buffer(name) for name in names]

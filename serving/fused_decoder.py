@@ -15,8 +15,8 @@ from foundation.key_values import KeyValues, LayerKeyValues, joining
 from foundation.layout import Layout
 from foundation.rotary import rotation
 from serving.kernels.decoder.ops import WEIGHTS_PER_LAYER, Sight, Stored, Weights, decoder_step
-from serving.kernels.linear.panels import pack
 from serving.no_fused_form import NoFusedForm
+from serving.quantise import packed_weights
 
 NORM_EPSILON = 1e-5
 """kNormEpsilon in serving/kernels/decoder/step.h."""
@@ -44,11 +44,11 @@ class FusedDecoder(nn.Module):
             raise NoFusedForm("the decoder's parameters aren't float32")
         if any(norm.eps != NORM_EPSILON for norm in decoder.modules() if isinstance(norm, nn.LayerNorm)):
             raise NoFusedForm(f"a norm's epsilon isn't {NORM_EPSILON}")
-        tensors = [tensor for block in decoder.blocks for tensor in _block_weights(block)]
-        tensors += [decoder.final_norm.weight, decoder.final_norm.bias]
-        self._num_layers, self._num_weights = len(decoder.blocks), len(tensors)
-        for index, tensor in enumerate(tensors):
-            self.register_buffer(f"weight_{index}", tensor.detach().clone())
+        tensors, scales = _weights(decoder)
+        self._num_layers, self._num_weights, self._num_scales = len(decoder.blocks), len(tensors), len(scales)
+        for kind, group in (("weight", tensors), ("scales", scales)):
+            for index, tensor in enumerate(group):
+                self.register_buffer(f"{kind}_{index}", tensor.detach().clone())
         angles = rotation(torch.arange(num_positions), config.head_width)
         self.register_buffer("rotations", torch.cat(angles, dim=-1).squeeze(1))
         window = 0 if config.attention.kind == "full" else config.attention.window
@@ -116,24 +116,27 @@ class FusedDecoder(nn.Module):
     def _weights(self, num_top_layers: int) -> Weights:
         first = (self._num_layers - num_top_layers) * WEIGHTS_PER_LAYER
         tensors = [self.get_buffer(f"weight_{index}") for index in range(first, self._num_weights)]
-        return Weights(tensors, [], self.get_buffer("rotations"), self.config.num_heads)
+        skipped = (self._num_layers - num_top_layers) * self._num_scales // self._num_layers
+        scales = [self.get_buffer(f"scales_{index}") for index in range(skipped, self._num_scales)]
+        return Weights(tensors, scales, self.get_buffer("rotations"), self.config.num_heads)
 
 
-def _block_weights(block: nn.Module) -> list[Tensor]:
-    assert isinstance(block, PlainBlock)
-    attention, feed_forward = block.attention, block.feed_forward
-    return [
-        block.attention_norm.weight,
-        block.attention_norm.bias,
-        pack(attention.project_in.weight),
-        pack(attention.project_out.weight),
-        block.feed_forward_norm.weight,
-        block.feed_forward_norm.bias,
-        pack(feed_forward.project_in.weight),
-        feed_forward.project_in.bias,
-        pack(feed_forward.project_out.weight),
-        feed_forward.project_out.bias,
-    ]
+def _weights(decoder: Decoder) -> tuple[list[Tensor], list[Tensor]]:
+    """Tensors and scales in the operator's order; every block has as many scales."""
+    tensors: list[Tensor] = []
+    scales: list[Tensor] = []
+    for block in decoder.blocks:
+        assert isinstance(block, PlainBlock)
+        for norm, linears in (
+            (block.attention_norm, (block.attention.project_in, block.attention.project_out)),
+            (block.feed_forward_norm, (block.feed_forward.project_in, block.feed_forward.project_out)),
+        ):
+            tensors += [norm.weight, norm.bias]
+            for linear in linears:
+                packed, its_scales = packed_weights(linear)
+                tensors += [packed] if linear.bias is None else [packed, linear.bias]
+                scales += its_scales
+    return [*tensors, decoder.final_norm.weight, decoder.final_norm.bias], scales
 
 
 def _offsets(layout: Layout) -> Tensor:

@@ -54,16 +54,22 @@ Table table_of(const at::Tensor& tensor, const std::string& name, int64_t num_it
 // Where the weights of `weights` are taken from, one linear layer after the other.
 class Weights {
  public:
-  explicit Weights(at::TensorList weights) : weights_(weights) {}
+  Weights(at::TensorList weights, at::TensorList scales) : weights_(weights), scales_(scales) {}
 
   // A layer's packed weights; `outputs` is known from its bias or from what it adds to.
-  Linear take(int64_t inputs, int64_t outputs) {
+  PackedWeights take(int64_t inputs, int64_t outputs, bool may_be_int8 = true) {
     TORCH_CHECK_VALUE(at_ < weights_.size(), "score_candidates: weights has ", weights_.size(),
                       " tensors; features and crossed candidates need packed weights each");
     const at::Tensor& packed = weights_[at_];
-    check_floats(packed, "weights[" + std::to_string(at_) + "]", {num_panels(outputs), inputs, kPanel});
-    ++at_;
-    return {packed.const_data_ptr<float>(), nullptr, inputs, outputs};
+    const std::string name = "weights[" + std::to_string(at_++) + "]";
+    PackedWeights taken{packed.const_data_ptr(), nullptr, inputs, outputs, cpu_vnni()};
+    if (may_be_int8 && packed.scalar_type() == at::kChar) {
+      check_layout(packed, name, {num_panels(outputs), round_up(inputs, 4) / 4, kPanel, 4});
+      taken.scales = take_scales(name, outputs);
+    } else {
+      check_floats(packed, name, {num_panels(outputs), inputs, kPanel});
+    }
+    return taken;
   }
 
   Linear take_with_bias(int64_t inputs) {
@@ -73,19 +79,27 @@ class Weights {
     const std::string name = "weights[" + std::to_string(at_ + 1) + "]";
     TORCH_CHECK_VALUE(bias.dim() == 1, "score_candidates: ", name, " has shape ", bias.sizes(), "; it must be [outputs]");
     check_floats(bias, name, {bias.size(0)});
-    Linear layer = take(inputs, bias.size(0));
-    biases_.emplace_back(num_panels(layer.outputs) * kPanel, 0.0f);
-    std::copy_n(bias.const_data_ptr<float>(), layer.outputs, biases_.back().begin());
-    layer.bias = biases_.back().data();
+    const PackedWeights taken = take(inputs, bias.size(0));
+    biases_.emplace_back(num_panels(bias.size(0)) * kPanel, 0.0f);
+    std::copy_n(bias.const_data_ptr<float>(), bias.size(0), biases_.back().begin());
     ++at_;
-    return layer;
+    return {taken, biases_.back().data()};
   }
 
   bool empty() const { return at_ == weights_.size(); }
+  std::size_t num_scales() const { return scale_; }
 
  private:
-  at::TensorList weights_;
-  std::size_t at_ = 0;
+  const float* take_scales(const std::string& name, int64_t outputs) {
+    TORCH_CHECK_VALUE(scale_ < scales_.size(), "score_candidates: ", name, " is int8; scales has no more than ",
+                      scales_.size(), " tensors");
+    const at::Tensor& scales = scales_[scale_];
+    check_floats(scales, "scales[" + std::to_string(scale_++) + "]", {2, num_panels(outputs) * kPanel});
+    return scales.const_data_ptr<float>();
+  }
+
+  at::TensorList weights_, scales_;
+  std::size_t at_ = 0, scale_ = 0;
   std::vector<std::vector<float>> biases_;
 };
 
@@ -177,7 +191,6 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
                    "score_candidates: offsets is ", offsets.scalar_type(), "; it must be int64 or int32");
   TORCH_CHECK_VALUE(table_scales.empty() || table_scales.size() == 2, "score_candidates: table_scales has ",
                     table_scales.size(), " tensors; it must have 2, or none for float32 tables");
-  TORCH_CHECK_VALUE(scales.empty(), "score_candidates: scales has ", scales.size(), " tensors; float32 weights have none");
   const int64_t C = rows.size(0), B = q.size(0), K = q.size(1), I = x_table.size(0);
   check_layout(offsets, "offsets", {B + 1});
   check_layout(rows, "rows", {C});
@@ -189,11 +202,11 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   check_floats(q, "q", {B, K, E});
   check_floats(dot_weights, "dot_weights", {K, H});
 
-  Weights taken(weights);
-  Linear feature_layer;
+  Weights taken(weights, scales);
+  PackedWeights feature_layer{};
   if (features) {
     o.features = rows_of(features, "features", C);
-    feature_layer = taken.take(features->size(1), H);
+    feature_layer = taken.take(features->size(1), H, false);
   }
   if (crossed) {
     o.crossed = rows_of(crossed, "crossed", C);
@@ -201,21 +214,26 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   }
   std::vector<Linear> layers;
   o.widest = H;
-  for (int64_t width = H; layers.empty() || !taken.empty(); width = layers.back().outputs) {
+  for (int64_t width = H; layers.empty() || !taken.empty(); width = layers.back().weights.num_outputs) {
     layers.push_back(taken.take_with_bias(width));
-    o.widest = std::max(o.widest, layers.back().outputs);
+    o.widest = std::max(o.widest, layers.back().weights.num_outputs);
   }
-  TORCH_CHECK_VALUE(layers.back().outputs == num_tasks, "score_candidates: the last layer has ", layers.back().outputs,
-                    " outputs; num_tasks is ", num_tasks);
+  const int64_t outputs = layers.back().weights.num_outputs;
+  TORCH_CHECK_VALUE(outputs == num_tasks, "score_candidates: the last layer has ", outputs, " outputs; num_tasks is ",
+                    num_tasks);
+  TORCH_CHECK_VALUE(taken.num_scales() == scales.size(), "score_candidates: scales has ", scales.size(), " tensors; ",
+                    taken.num_scales(), " weights are int8");
+  o.widest_input = std::max(o.widest, o.crossing.num_inputs);
 
   const at::Tensor offsets_long = offsets.to(at::kLong);
   o.rows = rows.const_data_ptr<int64_t>();
   o.offsets = offsets_long.const_data_ptr<int64_t>();
   check_offsets(o.offsets, B, C);
   check_rows(o.rows, C, I);
-  const at::Tensor joined = join(dot_weights, feature_layer.packed, feature_layer.inputs);
+  const at::Tensor joined = join(dot_weights, static_cast<const float*>(feature_layer.data),
+                                 feature_layer.num_inputs);
   o.num_dots = K;
-  o.met = {joined.const_data_ptr<float>(), nullptr, K + feature_layer.inputs, H};
+  o.met = {joined.const_data_ptr(), nullptr, K + feature_layer.num_inputs, H, false};
   o.p = p.const_data_ptr<float>();
   o.q = q.const_data_ptr<float>();
   o.layers = layers.data();
@@ -234,8 +252,9 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
 
 int64_t scratch_floats(const Operands& o) {
   // The dot products are stored by whole panels, so a row of `met` has room for those at least.
-  const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.met.inputs) + 2 * scratch_stride(o.widest);
-  const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + kTileCandidates * strides;
+  const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.met.num_inputs) + 2 * scratch_stride(o.widest);
+  const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + kTileCandidates * strides +
+                         num_panels(kTileCandidates) * kPanel + kTileCandidates * byte_stride(o.widest_input) / 4;
   return num_panels(floats) * kPanel;
 }
 

@@ -4,17 +4,16 @@
 
 #include <cstdint>
 
+#include "linear/panels.h"
+
 namespace marquee::candidates {
 
 // Candidates per task: two tiles of `multiply` on AVX-512, four on AVX2, so that no remainder is computed within.
 constexpr int64_t kTileCandidates = 24;
 
-// A linear layer: packed weights (see linear/panels.h).
 struct Linear {
-  const float* packed = nullptr;
+  PackedWeights weights{};
   const float* bias = nullptr;  // padded to whole panels; null: there is none
-  int64_t inputs = 0;
-  int64_t outputs = 0;
 };
 
 // Item rows [I, width], float32, or int8 with a scale for each.
@@ -33,15 +32,16 @@ struct Operands {
   const float* q;          // [B, K, E]
   int64_t num_dots;        // K
   const float* features;   // [C, F]; null: none, and F is 0
-  Linear met;              // K + F inputs: the dot products, then the features
-  const float* crossed;    // [C, crossing.inputs]; null: none
-  Linear crossing;
+  PackedWeights met;       // float32, K + F inputs: the dot products, then the features
+  const float* crossed;    // [C, crossing.num_inputs]; null: none
+  PackedWeights crossing;
   const Linear* layers;    // the hidden ones after the first, then the head
   int64_t num_layers;
   float* logits;           // [C, N]
   int64_t num_requests;    // B
   int64_t num_candidates;  // C
   int64_t widest;          // outputs of the widest layer, the first included
+  int64_t widest_input;    // of layers that may be int8
 };
 
 // Floats of scratch that one thread needs.

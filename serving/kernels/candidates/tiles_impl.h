@@ -7,7 +7,7 @@
 
 #include "candidates/tiles.h"
 #include "lanes_impl.h"
-#include "linear/panels_impl.h"
+#include "linear/int8_impl.h"
 
 namespace marquee::candidates {
 namespace {
@@ -34,14 +34,22 @@ struct Scratch {
   float* met;      // [dot products ; features]
   float* hidden[2];
   int64_t e_stride, met_stride, hidden_stride;
+  float* scales;   // of rows that int8 weights are multiplied with,
+  uint8_t* bytes;  // and their values
 
   Scratch(const Operands& o, float* at)
-      : queries(at), e_stride(scratch_stride(o.e.width)), met_stride(scratch_stride(o.met.inputs)),
+      : queries(at), e_stride(scratch_stride(o.e.width)), met_stride(scratch_stride(o.met.num_inputs)),
         hidden_stride(scratch_stride(o.widest)) {
     e = queries + num_panels(o.num_dots) * kPanel * o.e.width;
     met = e + kTileCandidates * e_stride;
     hidden[0] = met + kTileCandidates * met_stride;
     hidden[1] = hidden[0] + kTileCandidates * hidden_stride;
+    scales = hidden[1] + kTileCandidates * hidden_stride;
+    bytes = reinterpret_cast<uint8_t*>(scales + num_panels(kTileCandidates) * kPanel);
+  }
+
+  Activations activations(const float* rows, int64_t stride, int64_t count) const {
+    return {rows, stride, count, bytes, scales};
   }
 };
 
@@ -131,7 +139,7 @@ inline void meet(const Operands& o, Worker& worker, const Scratch& scratch, Span
              });
     first = end;
   }
-  const int64_t F = o.met.inputs - K;
+  const int64_t F = o.met.num_inputs - K;
   for (int64_t row = tile.begin; row < tile.end; ++row) {
     float* to = scratch.met + (row - tile.begin) * scratch.met_stride + K;
     for (int64_t i = 0; i < F; ++i) {
@@ -143,7 +151,7 @@ inline void meet(const Operands& o, Worker& worker, const Scratch& scratch, Span
 // hidden[0] = relu(x + p + crossed @ weights + met @ weights)
 template <class Value>
 inline void first_layer(const Operands& o, const Scratch& scratch, Span tile, const int64_t* request_of_row) {
-  const int64_t rows = tile.end - tile.begin, stride = scratch.hidden_stride, H = o.x.width, D = o.crossing.inputs;
+  const int64_t rows = tile.end - tile.begin, stride = scratch.hidden_stride, H = o.x.width, D = o.crossing.num_inputs;
   float* hidden = scratch.hidden[0];
   for (int64_t row = 0; row < rows; ++row) {
     const float* p = o.p + request_of_row[row] * H;
@@ -152,13 +160,16 @@ inline void first_layer(const Operands& o, const Scratch& scratch, Span tile, co
     }
   }
   if (o.crossed != nullptr) {
-    multiply(o.crossed + tile.begin * D, D, rows, o.crossing.packed, D, 0, num_panels(H),
+    const Activations crossed = scratch.activations(o.crossed + tile.begin * D, D, rows);
+    prepare(crossed, o.crossing);
+    multiply(crossed, o.crossing, 0, num_panels(H),
              [&](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
                float* to = hidden + row * stride + column;
                store(to, load(to) + sums);
              });
   }
-  multiply(scratch.met, scratch.met_stride, rows, o.met.packed, o.met.inputs, 0, num_panels(H),
+  multiply(scratch.met, scratch.met_stride, rows, static_cast<const float*>(o.met.data), o.met.num_inputs, 0,
+           num_panels(H),
            [&](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
              float* to = hidden + row * stride + column;
              store(to, relu(load(to) + sums));
@@ -167,10 +178,10 @@ inline void first_layer(const Operands& o, const Scratch& scratch, Span tile, co
 
 // out = a @ weights + bias, for all but the last layer relu of it. Not inlined: within a larger function GCC 13 keeps
 // the sums of a register tile in memory (500 candidates of the reference workload: 1,270 us instead of 830).
-__attribute__((noinline)) void layer(const float* a, int64_t stride, int64_t rows, const Linear& linear, Span panels, bool last,
-                  float* out) {
+__attribute__((noinline)) void layer(const Activations& a, const Linear& linear, Span panels, bool last, float* out) {
+  const int64_t stride = a.stride;
   const Vector least_value = splat(last ? -__builtin_inff() : 0.0f);
-  multiply(a, stride, rows, linear.packed, linear.inputs, panels.begin, panels.end,
+  multiply(a, linear.weights, panels.begin, panels.end,
            [&](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
              const Vector value = sums + load(linear.bias + column);
              store(out + row * stride + column, value < least_value ? least_value : value);  // NaN stays NaN
@@ -184,9 +195,11 @@ inline void layers(const Operands& o, const Scratch& scratch, Span tile, Span ah
   float* out = scratch.hidden[1];
   for (int64_t at = 0; at < o.num_layers; ++at) {
     const Linear& linear = o.layers[at];
-    const int64_t panels = num_panels(linear.outputs);
+    const int64_t panels = num_panels(linear.weights.num_outputs);
+    const Activations a = scratch.activations(in, stride, rows);
+    prepare(a, linear.weights);
     for (int64_t panel = 0; panel < panels; panel += kTilePanels) {
-      layer(in, stride, rows, linear, {panel, least(panel + kTilePanels, panels)}, at + 1 == o.num_layers, out);
+      layer(a, linear, {panel, least(panel + kTilePanels, panels)}, at + 1 == o.num_layers, out);
       const int64_t upto = least(ahead.begin + (ahead.end - ahead.begin) * kTilePanels / (panels - panel) + 1, ahead.end);
       for (; ahead.begin < upto; ++ahead.begin) {
         prefetch_row(o.x, o.rows[ahead.begin]);
@@ -197,7 +210,7 @@ inline void layers(const Operands& o, const Scratch& scratch, Span tile, Span ah
     in = out;
     out = read;
   }
-  const int64_t N = o.layers[o.num_layers - 1].outputs;
+  const int64_t N = o.layers[o.num_layers - 1].weights.num_outputs;
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t task = 0; task < N; ++task) {
       o.logits[(tile.begin + row) * N + task] = in[row * stride + task];

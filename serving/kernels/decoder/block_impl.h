@@ -17,7 +17,13 @@ struct Scratch {
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
   float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units
   int64_t stride, hidden_stride;
+  uint8_t* bytes;  // [rows, byte_stride(max(F, D))], rows quantised for int8 weights
+  float* scales;   // [rows], theirs
   Softmax softmax;
+
+  Activations activations(const float* from, int64_t from_stride, int64_t count) const {
+    return {from, from_stride, count, bytes, scales};
+  }
 };
 
 inline Scratch scratch_of(const Step& step, int64_t thread, int64_t rows) {
@@ -32,6 +38,8 @@ inline Scratch scratch_of(const Step& step, int64_t thread, int64_t rows) {
   scratch.hidden_stride = hidden_stride(step);
   scratch.normed = take(rows * scratch.stride);
   scratch.hidden = take(rows * scratch.hidden_stride);
+  scratch.bytes = reinterpret_cast<uint8_t*>(take(rows * quantised_floats(step)));
+  scratch.scales = take(rows);
   Softmax& softmax = scratch.softmax;
   softmax.sums = take(rows * padded(step.K));
   softmax.keys = take(kChunkKeys * step.K);
@@ -144,9 +152,10 @@ inline void attend_head(const Step& step, const Layer& layer, const Rows& rows, 
 
 // hidden = gelu(rows times feed_in + bias) in the columns of `panels`.
 inline void feed_in(const Activations& a, const Layer& layer, Range panels, float* hidden, int64_t stride) {
+  prepare(a, layer.feed_in);
   for (int64_t first = panels.first; first < panels.last; first += kStripePanels) {
     const Range stripe{first, first + kStripePanels < panels.last ? first + kStripePanels : panels.last};
-    linear(a, layer.feed_in, stripe, hidden, stride);
+    linear_prepared(a, layer.feed_in, stripe, hidden, stride);
     const Range columns = columns_of(stripe, layer.feed_in.num_outputs);
     for (int64_t row = 0; row < a.count; ++row) {
       bias_gelu(hidden + row * stride + columns.first, layer.feed_in_bias + columns.first,

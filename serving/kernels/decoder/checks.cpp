@@ -22,20 +22,43 @@ void check_operand(const at::Tensor& tensor, const std::string& name, at::IntArr
   check_floats(tensor, name);
 }
 
-void check_layer(const Arguments& a, int64_t layer, int64_t D, int64_t F) {
+// Packed float32 weights, or int8 ones with the next of the scales.
+void check_packed(const Arguments& a, int64_t index, const char* name, int64_t outputs, int64_t inputs,
+                  int64_t* num_scales) {
+  const at::Tensor& packed = a.weights[index];
+  const std::string what = "weights[" + std::to_string(index) + "], " + name + ", packed,";
+  if (packed.scalar_type() != at::kChar) {
+    check_operand(packed, what, {num_panels(outputs), inputs, kPanel});
+    return;
+  }
+  const std::vector<int64_t> shape{num_panels(outputs), round_up(inputs, 4) / 4, kPanel, 4};
+  TORCH_CHECK_VALUE(packed.sizes() == at::IntArrayRef(shape), OP, what, " has shape ", packed.sizes(),
+                    "; int8 must be ", at::IntArrayRef(shape));
+  TORCH_CHECK_VALUE(packed.is_contiguous(), OP, what, " has strides ", packed.strides(), "; it must be contiguous");
+  TORCH_CHECK_VALUE(*num_scales < int64_t(a.scales.size()), OP, what, " is int8; there are no more than ",
+                    a.scales.size(), " scales");
+  check_operand(a.scales[*num_scales], "scales[" + std::to_string(*num_scales) + "]",
+                {2, num_panels(outputs) * kPanel});
+  ++*num_scales;
+}
+
+void check_layer(const Arguments& a, int64_t layer, int64_t D, int64_t F, int64_t* num_scales) {
   const auto check = [&](int64_t at, const char* name, at::IntArrayRef shape) {
     const int64_t index = layer * kWeightsPerLayer + at;
     check_operand(a.weights[index], "weights[" + std::to_string(index) + "], " + name + ",", shape);
   };
+  const auto check_linear = [&](int64_t at, const char* name, int64_t outputs, int64_t inputs) {
+    check_packed(a, layer * kWeightsPerLayer + at, name, outputs, inputs, num_scales);
+  };
   check(0, "norm1.weight", {D});
   check(1, "norm1.bias", {D});
-  check(2, "qkv, packed", {num_panels(3 * D), D, kPanel});
-  check(3, "out, packed", {num_panels(D), D, kPanel});
+  check_linear(2, "qkv", 3 * D, D);
+  check_linear(3, "out", D, D);
   check(4, "norm2.weight", {D});
   check(5, "norm2.bias", {D});
-  check(6, "feed-forward 1, packed", {num_panels(F), D, kPanel});
+  check_linear(6, "feed-forward 1", F, D);
   check(7, "feed-forward 1, bias", {F});
-  check(8, "feed-forward 2, packed", {num_panels(D), F, kPanel});
+  check_linear(8, "feed-forward 2", D, F);
   check(9, "feed-forward 2, bias", {D});
 }
 
@@ -43,13 +66,15 @@ void check_weights(const Arguments& a, int64_t D) {
   const int64_t count = a.weights.size();
   TORCH_CHECK_VALUE(count >= 2 + kWeightsPerLayer && (count - 2) % kWeightsPerLayer == 0, OP, "there are ", count,
                     " weights; it must be 10 for each layer and 2 of the final norm");
-  TORCH_CHECK_VALUE(a.scales.empty(), OP, "there are ", a.scales.size(), " scales; float32 weights have none");
   const at::Tensor& bias = a.weights[7];
   TORCH_CHECK_VALUE(bias.dim() == 1 && bias.size(0) > 0, OP, "weights[7], feed-forward 1, bias, has shape ",
                     bias.sizes(), "; it must be [F]");
+  int64_t num_scales = 0;
   for (int64_t layer = 0; layer < num_layers(a); ++layer) {
-    check_layer(a, layer, D, bias.size(0));
+    check_layer(a, layer, D, bias.size(0), &num_scales);
   }
+  TORCH_CHECK_VALUE(num_scales == int64_t(a.scales.size()), OP, "there are ", a.scales.size(), " scales; ", num_scales,
+                    " weights are int8");
   check_operand(a.weights[count - 2], "the final norm's weight", {D});
   check_operand(a.weights[count - 1], "the final norm's bias", {D});
 }

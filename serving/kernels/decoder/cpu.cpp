@@ -77,8 +77,16 @@ std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& 
   const int64_t T = a.x.size(0), D = a.x.size(1), F = a.weights[7].size(0);
   const int64_t num_others = 2 * (num_layers(a) - a.num_kept);
   std::vector<Layer> layers;
+  const bool vnni = cpu_vnni();
+  auto scales = a.scales.begin();
   for (int64_t l = 0; l < num_layers(a); ++l) {
     const auto at = [&](int64_t index) { return a.weights[l * kWeightsPerLayer + index].const_data_ptr<float>(); };
+    const auto linear = [&](int64_t index, int64_t inputs, int64_t outputs) {
+      const at::Tensor& packed = a.weights[l * kWeightsPerLayer + index];
+      const bool is_int8 = packed.scalar_type() == at::kChar;
+      return PackedWeights{packed.const_data_ptr(), is_int8 ? (scales++)->const_data_ptr<float>() : nullptr, inputs,
+                           outputs, vnni};
+    };
     const auto stored = [&](int64_t index) {
       return a.stored.empty() ? nullptr : a.stored[index].const_data_ptr<float>();
     };
@@ -86,8 +94,8 @@ std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& 
       return index < num_others ? workspace.take(T * D) : kept[index - num_others].mutable_data_ptr<float>();
     };
     float *keys = written(2 * l), *values = written(2 * l + 1);
-    layers.push_back({at(0), at(1), at(4), at(5), {at(2), D, 3 * D}, {at(3), D, D}, {at(6), D, F}, {at(8), F, D},
-                      at(7), at(9), stored(2 * l), stored(2 * l + 1), keys, values});
+    layers.push_back({at(0), at(1), at(4), at(5), linear(2, D, 3 * D), linear(3, D, D), linear(6, D, F),
+                      linear(8, F, D), at(7), at(9), stored(2 * l), stored(2 * l + 1), keys, values});
   }
   return layers;
 }

@@ -1,4 +1,4 @@
-#pragma GCC target("avx512f,fma")
+#pragma GCC target("avx512f,avx512bw,fma")
 #define MARQUEE_LANES 16
 #include "decoder/step_impl.h"
 

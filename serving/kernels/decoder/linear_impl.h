@@ -2,23 +2,17 @@
 #pragma once
 
 #include "decoder/step.h"
-#include "linear/panels_impl.h"
+#include "linear/int8_impl.h"
 
 namespace marquee::decoder {
 namespace {
-
-// What a linear layer reads: rows of scratch, `stride` floats apart.
-struct Activations {
-  const float* rows;
-  int64_t stride, count;
-};
 
 // Panels [first, last) of a layer's outputs.
 struct Range {
   int64_t first, last;
 };
 
-inline Range all_panels(const Weights& weights) { return {0, num_panels(weights.num_outputs)}; }
+inline Range all_panels(const PackedWeights& weights) { return {0, num_panels(weights.num_outputs)}; }
 
 // A thread's part of `range`, in whole register tiles.
 inline Range share(Range range, int64_t thread, int64_t num_threads) {
@@ -30,10 +24,15 @@ inline Range share(Range range, int64_t thread, int64_t num_threads) {
 
 // out[row, column] of rows times weights, in those panels' columns; those past num_outputs are zeros. Not inlined: it is
 // the one copy of the register tiles, and what surrounds it would take their registers.
-__attribute__((noinline)) void linear(const Activations& a, const Weights& weights, Range panels, float* out,
-                                      int64_t stride) {
-  multiply(a.rows, a.stride, a.count, weights.packed, weights.num_inputs, panels.first, panels.last,
+__attribute__((noinline)) void linear_prepared(const Activations& a, const PackedWeights& weights, Range panels,
+                                               float* out, int64_t stride) {
+  multiply(a, weights, panels.first, panels.last,
            [=](int64_t row, int64_t column, Vector sums) { store(out + row * stride + column, sums); });
+}
+
+inline void linear(const Activations& a, const PackedWeights& weights, Range panels, float* out, int64_t stride) {
+  prepare(a, weights);
+  linear_prepared(a, weights, panels, out, stride);
 }
 
 // Columns of `panels`, of which there are num_columns in all.

@@ -8,15 +8,9 @@
 
 namespace marquee::decoder {
 
-// A linear layer's packed weights, and what a processor needs to know of them.
-struct Weights {
-  const float* packed;  // [ceil(num_outputs / 16), num_inputs, 16]
-  int64_t num_inputs, num_outputs;
-};
-
 struct Layer {
   const float *norm1_weight, *norm1_bias, *norm2_weight, *norm2_bias;  // [D]
-  Weights project_in, project_out, feed_in, feed_out;
+  PackedWeights project_in, project_out, feed_in, feed_out;
   const float *feed_in_bias, *feed_out_bias;  // [F], [D]
   const float *stored_keys, *stored_values;   // [S, H, K], or null
   float *keys, *values;                       // [T, H, K] of the new tokens, written
@@ -69,8 +63,10 @@ inline constexpr int64_t padded(int64_t n) { return num_panels(n) * kPanel; }
 
 // Floats of one thread's scratch, in the order of block_impl.h's Scratch.
 inline int64_t hidden_stride(const Step& step) { return scratch_stride(step.F > 3 * step.D ? step.F : 3 * step.D); }
+inline int64_t quantised_floats(const Step& step) { return byte_stride(step.F > step.D ? step.F : step.D) / 4; }
 inline int64_t scratch_floats(const Step& step, int64_t rows) {
-  return rows * (scratch_stride(step.D) + hidden_stride(step) + padded(step.K) + 2) + kChunkKeys * step.K +
+  const int64_t row = scratch_stride(step.D) + hidden_stride(step) + quantised_floats(step) + 1 + padded(step.K) + 2;
+  return rows * row + kChunkKeys * step.K +
          kChunkKeys * padded(step.K) + kMostTileRows * scratch_stride(kChunkKeys) + kPanel;
 }
 

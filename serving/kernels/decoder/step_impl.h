@@ -18,7 +18,7 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
                          const Scratch& scratch) {
   const int64_t count = end - begin;
   float* x = rows.x + begin * step.D;
-  const Activations normed{scratch.normed, scratch.stride, count};
+  const Activations normed = scratch.activations(scratch.normed, scratch.stride, count);
   by_sequence(rows, step.B, begin, end, [&](int64_t b, int64_t first, int64_t last) {
     for (int64_t head = 0; head < step.H; ++head) {
       attend_head(step, layer, rows, b, first, last, head, scratch.softmax,
@@ -29,8 +29,8 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
   add_rows(scratch.hidden, scratch.hidden_stride, count, nullptr, {0, step.D}, x, step.D);
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, x, count, scratch);
   feed_in(normed, layer, all_panels(layer.feed_in), scratch.hidden, scratch.hidden_stride);
-  linear({scratch.hidden, scratch.hidden_stride, count}, layer.feed_out, all_panels(layer.feed_out), scratch.normed,
-         scratch.stride);
+  linear(scratch.activations(scratch.hidden, scratch.hidden_stride, count), layer.feed_out,
+         all_panels(layer.feed_out), scratch.normed, scratch.stride);
   add_rows(scratch.normed, scratch.stride, count, layer.feed_out_bias, {0, step.D}, x, step.D);
 }
 
@@ -38,7 +38,7 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
 inline void start_layer(const Step& step, const Layer& layer, const Rows& rows, int64_t begin, int64_t end, Range panels,
                         bool with_queries, bool with_keys, const Scratch& scratch) {
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x + begin * step.D, end - begin, scratch);
-  linear({scratch.normed, scratch.stride, end - begin}, layer.project_in, panels, scratch.hidden,
+  linear(scratch.activations(scratch.normed, scratch.stride, end - begin), layer.project_in, panels, scratch.hidden,
          scratch.hidden_stride);
   by_sequence(rows, step.B, begin, end, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = scratch.hidden + (first - begin) * scratch.hidden_stride;
@@ -96,9 +96,9 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
                      bool with_keys, int64_t thread, int64_t num_threads, const Scratch& scratch) {
   const int64_t stride = scratch.hidden_stride;
   const auto part = [&](Range panels) { return share(panels, thread, num_threads); };
-  const Activations normed{scratch.normed, scratch.stride, rows.count};
-  const Activations attended{step.shared.attended, scratch.stride, rows.count};
-  const Activations hidden{step.shared.hidden, stride, rows.count};
+  const Activations normed = scratch.activations(scratch.normed, scratch.stride, rows.count);
+  const Activations attended = scratch.activations(step.shared.attended, scratch.stride, rows.count);
+  const Activations hidden = scratch.activations(step.shared.hidden, stride, rows.count);
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x, rows.count, scratch);
   linear(normed, layer.project_in, part(projections), step.shared.hidden, stride);
   barrier();

@@ -20,7 +20,7 @@ __attribute__((noinline)) void store_some(float* to, const float* bias, int64_t 
 inline void rows(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
   const int64_t K = operands.weights.num_inputs, N = operands.weights.num_outputs;
   float scales[kTile];
-  const Activations x = activations(operands.x + begin * K, K, end - begin, operands.weights, scratch, scales);
+  const Activations x{operands.x + begin * K, K, end - begin, scratch, scales};
   const auto out = [&](int64_t row, int64_t column, Vector values) {
     float* to = operands.out + (begin + row) * N + column;
     const float* bias = operands.bias == nullptr ? nullptr : operands.bias + column;
@@ -30,6 +30,7 @@ inline void rows(const Operands& operands, int64_t begin, int64_t end, uint8_t* 
       store_some(to, bias, N - column, values);
     }
   };
+  prepare(x, operands.weights);
   multiply(x, operands.weights, 0, num_panels(N), out);
 }
 

@@ -112,21 +112,19 @@ inline void quantise_rows(const float* x, int64_t stride, int64_t rows, int64_t 
   }
 }
 
-// Rows of a linear layer's input, `stride` floats apart; where its weights are int8 the same rows quantised.
+// Rows that a linear layer reads, `stride` floats apart, and room for them quantised.
 struct Activations {
   const float* rows;
   int64_t stride, count;
-  const uint8_t* bytes;  // [count, byte_stride(num_inputs)]
-  const float* scales;   // [count]
+  uint8_t* bytes;  // [count, byte_stride(num_inputs)]
+  float* scales;   // [count]
 };
 
-// The rows as `weights` need them: int8 ones are quantised into `bytes` and `scales`, float32 ones stay as they are.
-inline Activations activations(const float* rows, int64_t stride, int64_t count, const PackedWeights& weights,
-                               uint8_t* bytes, float* scales) {
+// Before the first `multiply` of these rows and such weights: int8 ones need them quantised.
+inline void prepare(const Activations& a, const PackedWeights& weights) {
   if (weights.scales != nullptr) {
-    quantise_rows(rows, stride, count, weights.num_inputs, bytes, scales);
+    quantise_rows(a.rows, a.stride, a.count, weights.num_inputs, a.bytes, a.scales);
   }
-  return {rows, stride, count, bytes, scales};
 }
 
 template <class Out>
@@ -154,7 +152,7 @@ inline void multiply_int8(const Activations& a, const PackedWeights& weights, in
   multiply_by(Int8{});
 }
 
-// out(row, column, values) for rows times panels [first, last) of `weights`, see multiply of float32.
+// out(row, column, values) for prepared rows times panels [first, last) of `weights`, see multiply of float32.
 template <class Out>
 inline void multiply(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last, const Out& out) {
   if (weights.scales != nullptr) {
