@@ -4,13 +4,21 @@
     split      the two halves as modules, after the swaps of export
     exported   the model folder as the server loads it, from raw wire arrays on
 
+An int8 export is held to its halves as modules, int8 by plain operators (`serving.quantise`), and its difference from
+the unsplit ranker is told beside. Sums of int8 are exact, but what is rounded to int8 comes from float32 sums whose
+order differs: a value halfway between two whole numbers goes to the one here and to the other there. In a small model
+that is rare, and logits agree to 1e-6. In a large one it is certain, and later layers spread it: at width 256 with
+4 layers and 256 tokens, noise of 1e-7 in what is rounded moved logits by .005 to .020, where int8 itself had moved
+them by .012 to .035. So this limit tells a wrong kernel from a right one and no more; what the operators make of
+one and the same input is held far closer, by their tests.
+
 Shapes: B requests, R rows, C candidates over the batch, N tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -28,6 +36,8 @@ from serving.wire import histories_of, model_inputs
 
 TOLERANCE = 1e-5
 """Of max|difference| / max(1, max|logit|), in float32."""
+INT8_TOLERANCE = 5e-2
+"""The same where linear layers are int8; of int8 rows alone it is `TOLERANCE`."""
 
 Arrays = Mapping[str, NDArray]
 """Wire arrays of one call."""
@@ -41,27 +51,44 @@ class ParityError(RuntimeError):
 
 @dataclass(frozen=True)
 class Parity:
-    """Largest difference from the unsplit ranker over some calls, see `difference`."""
+    """Largest difference from the reference over some calls, see `difference`.
+
+    Attributes:
+        split: of the two halves as modules.
+        exported: of the model folder.
+        from_float32: of the model folder, from the unsplit ranker; None: that is the reference.
+    """
 
     split: float
     exported: float
+    from_float32: float | None = None
 
     def require(self, tolerance: float = TOLERANCE) -> None:
         """Raise `ParityError` if one of them is above `tolerance`."""
-        for name, found in asdict(self).items():
+        reference = "unsplit" if self.from_float32 is None else "the reference's int8"
+        for name, found in (("split", self.split), ("exported", self.exported)):
             if not found <= tolerance:
                 raise ParityError(
-                    f"parity: {name} logits differ from unsplit ones by {found:.3g}; the limit is {tolerance:g}"
+                    f"parity: {name} logits differ from {reference} ones by {found:.3g}; the limit is {tolerance:g}"
                 )
 
 
-def measure(calls: Iterable[Arrays], unsplit: Rank, split: Rank, exported: Rank) -> Parity:
-    """Compare two ways of ranking with the unsplit one on every call."""
-    worst = {"split": 0.0, "exported": 0.0}
+def measure(
+    calls: Iterable[Arrays], unsplit: Rank, split: Rank, exported: Rank, reference: Rank | None = None
+) -> Parity:
+    """Compare two ways of ranking on every call with the unsplit one, or with an int8 `reference`."""
+    worst: dict[str, float] = {}
     for arrays in calls:
-        reference = unsplit(arrays)
-        for name, rank in (("split", split), ("exported", exported)):
-            worst[name] = max(worst[name], difference(reference, rank(arrays)))
+        expected, found = unsplit(arrays), exported(arrays)
+        differences = {"exported": difference(expected, found)}
+        if reference is not None:
+            expected = reference(arrays)
+            differences = {
+                "from_float32": differences["exported"],
+                "exported": difference(expected, found),
+            }
+        differences["split"] = difference(expected, split(arrays))
+        worst = {name: max(value, worst.get(name, 0.0)) for name, value in differences.items()}
     return Parity(**worst)
 
 

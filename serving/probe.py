@@ -41,6 +41,7 @@ class Probe:
             raise LaunchError(f"{error.filename}: not found; serving.export writes it") from None
         self._request = RankRequest.from_json(sample)
         self._logits = np.array(answer["logits"], dtype=np.float32)
+        self._tolerance: float = answer.get("tolerance", SERVED_TOLERANCE)
 
     def problem(self, grpc_url: str, timeout_s: float) -> str | None:
         """What is wrong with the server; None if it answers rightly."""
@@ -51,6 +52,6 @@ class Probe:
         except RankError as error:
             return f"{error.status}: {error}"
         difference = np.abs(logits - self._logits).max() / max(1.0, np.abs(self._logits).max())
-        if not difference <= SERVED_TOLERANCE:
-            return f"a wrong answer: it differs by {difference:.3g}, the limit is {SERVED_TOLERANCE:g}"
+        if not difference <= self._tolerance:
+            return f"a wrong answer: it differs by {difference:.3g}, the limit is {self._tolerance:g}"
         return None

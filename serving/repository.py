@@ -29,18 +29,18 @@ from serving import model_folder
 from serving.candidate_arguments import candidate_arguments
 from serving.contract import Contract, Limits
 from serving.example_requests import example_request, with_odd_candidates
-from serving.fuse import Kernels, fuse
 from serving.model_config import config_pbtxt
 from serving.parity import Arrays, Parity, Rank, measure, split_rank, unsplit_rank
+from serving.probe import SERVED_TOLERANCE
 from serving.programs import export_program, save_program, weights_of
 from serving.rank_request import RankRequest, wire_arrays
+from serving.served_halves import Form, Precision, served_halves
 from serving.served_ranker import ServedRanker
 from serving.split import Halves, candidate_shapes, profile_shapes, split
 from serving.wire import contract_of, model_inputs
 
 MODEL_SOURCE = Path(__file__).parent / "model_repository" / model_folder.MODEL_SOURCE
 TITLES = "titles.json"
-NOT_ASKED_FOR = Kernels(not_fused=dict.fromkeys(("profile", "candidate"), "exported with --no-fused"))
 SAMPLE_EVENTS, SAMPLE_CANDIDATES = 8, 12
 
 
@@ -57,6 +57,8 @@ class ExportConfig:
         data: dataset folder whose titles are written to titles.json, for people.
         seed: of the requests that parity is measured on, and of the sample request.
         fused: run fused operators where there are any; the manifest says where and, for the rest, why not.
+        rows: float32, or int8 for a quarter of the memory of the catalogue's rows on the candidate side.
+        linears: float32, or int8 in the linear layers that fused operators compute.
     """
 
     ranker: Path
@@ -66,6 +68,8 @@ class ExportConfig:
     seed: int = 0
     mode: Mode | None = None
     fused: bool = True
+    rows: Precision = "float32"
+    linears: Precision = "float32"
 
 
 def export_repository(config: ExportConfig) -> Parity:
@@ -75,13 +79,7 @@ def export_repository(config: ExportConfig) -> Parity:
         DataError: a setting is wrong, the ranker is damaged, or `out` is there already.
         ParityError: unsplit, split and exported logits differ by more than the gate allows.
     """
-    for name, value, least in (("max_candidates", config.max_candidates, 1), ("seed", config.seed, 0)):
-        if value < least:
-            raise DataError(f"{name} is {value}; it must be at least {least}")
-    if config.out.exists():
-        raise DataError(
-            f"{config.out}: is there already; a repository is written once, choose another folder"
-        )
+    _check_settings(config)
     loaded = load_ranker(config.ranker)
     try:
         mode = loaded.model.mode(config.mode)
@@ -89,8 +87,10 @@ def export_repository(config: ExportConfig) -> Parity:
         raise DataError(f"{config.ranker}: {error}") from None
     log_rates = {task.name: rate for task, rate in zip(loaded.tasks, loaded.log_rates, strict=True)}
     contract = contract_of(loaded.features, log_rates, config.max_candidates)
-    halves = split(loaded.model, mode)
-    kernels = fuse(halves) if config.fused else NOT_ASKED_FOR
+    form = Form(config.rows, config.linears, config.fused)
+    halves, kernels, reference = served_halves(split(loaded.model, mode), form)
+    unsplit = unsplit_rank(loaded.model, loaded.features, contract, mode)
+    expected = unsplit if reference is None else split_rank(reference, loaded.features, contract)
     with atomic_folder(config.out) as repository:
         folder = repository / contract.model / model_folder.VERSION
         folder.mkdir(parents=True)
@@ -100,19 +100,29 @@ def export_repository(config: ExportConfig) -> Parity:
         rng = np.random.default_rng(config.seed)
         calls = _example_calls(loaded, contract, rng)
         _write_programs(folder, halves, *model_inputs(contract, loaded.features, calls[0]))
-        unsplit = unsplit_rank(loaded.model, loaded.features, contract, mode)
-        parity = measure(
-            calls, unsplit, split_rank(halves, loaded.features, contract), ServedRanker(folder).rank
-        )
-        parity.require()
+        in_modules, exported = split_rank(halves, loaded.features, contract), ServedRanker(folder).rank
+        parity = measure(calls, unsplit, in_modules, exported, None if reference is None else expected)
+        parity.require(form.tolerance)
         num_candidates = min(SAMPLE_CANDIDATES, config.max_candidates)
         sample = example_request(loaded.features, SAMPLE_EVENTS, num_candidates, rng)
-        _write_sample(folder, sample, contract, unsplit)
+        _write_sample(folder, sample, contract, expected, max(form.tolerance, SERVED_TOLERANCE))
         shutil.copyfile(MODEL_SOURCE, folder / model_folder.MODEL_SOURCE)
         if config.data is not None:
             _write_titles(repository / TITLES, load_dataset(config.data), loaded.schema)
-        model_folder.write_manifest(folder, {"mode": mode, **_details(loaded, parity, kernels)})
+        model_folder.write_manifest(
+            folder, {"mode": mode, **_details(loaded, parity), **asdict(form), "kernels": asdict(kernels)}
+        )
     return parity
+
+
+def _check_settings(config: ExportConfig) -> None:
+    for name, value, least in (("max_candidates", config.max_candidates, 1), ("seed", config.seed, 0)):
+        if value < least:
+            raise DataError(f"{name} is {value}; it must be at least {least}")
+    if config.out.exists():
+        raise DataError(
+            f"{config.out}: is there already; a repository is written once, choose another folder"
+        )
 
 
 def _example_calls(loaded: LoadedRanker, contract: Contract, rng: np.random.Generator) -> list[Arrays]:
@@ -160,12 +170,14 @@ def _many_candidates(candidates: CandidateInputs) -> CandidateInputs:
     )
 
 
-def _write_sample(folder: Path, sample: RankRequest, contract: Contract, unsplit: Rank) -> None:
-    """A request as a client writes it, and its logits by the unsplit ranker."""
+def _write_sample(
+    folder: Path, sample: RankRequest, contract: Contract, rank: Rank, tolerance: float
+) -> None:
+    """A request as a client writes it, its logits by the reference, and how near served ones must be."""
     text = json.dumps(asdict(sample), indent=1)
     (folder / model_folder.SAMPLE_REQUEST).write_text(text, encoding="utf-8")
     arrays = wire_arrays(contract, [RankRequest.from_json(json.loads(text))])
-    answer = {"tasks": contract.tasks, "logits": unsplit(arrays).tolist()}
+    answer = {"tasks": contract.tasks, "logits": rank(arrays).tolist(), "tolerance": tolerance}
     (folder / model_folder.SAMPLE_ANSWER).write_text(json.dumps(answer, indent=1), encoding="utf-8")
 
 
@@ -180,13 +192,12 @@ def _write_titles(path: Path, dataset: Dataset, schema: Schema) -> None:
     path.write_text(json.dumps(titles, ensure_ascii=False, indent=0), encoding="utf-8")
 
 
-def _details(loaded: LoadedRanker, parity: Parity, kernels: Kernels) -> dict[str, object]:
+def _details(loaded: LoadedRanker, parity: Parity) -> dict[str, object]:
     """What the manifest says beside the hashes."""
     return {
         "created": f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
         "ranker": loaded.manifest.version,
         "foundation": asdict(loaded.manifest.foundation),
         "parity": asdict(parity),
-        "kernels": asdict(kernels),
         "torch": torch.__version__,
     }

@@ -14,7 +14,7 @@ from torch import nn
 
 from foundation.errors import DataError
 from ranker.artifact import LoadedRanker
-from serving import repository as exporting
+from serving import served_halves as exporting
 from serving.contract import Contract
 from serving.fuse import Kernels
 from serving.model_folder import check_files
