@@ -18,8 +18,8 @@ from benchmarks.baselines.protocol import Arrays, Case
 from benchmarks.workload import Request, Workload, join
 from foundation.layout import layout
 from serving.candidate_arguments import candidate_arguments
-from serving.fuse import fuse
 from serving.programs import Program, Shapes, export_program, load_program, save_program, weights_of
+from serving.served_halves import Form, served_halves
 from serving.split import candidate_shapes, profile_shapes, split
 
 
@@ -29,18 +29,21 @@ class Fused:
     Args:
         threads: that PyTorch computes with, kernels too; set by the worker.
         folder: where programs are written.
+        form: as an export has it.
     """
 
-    def __init__(self, threads: int, folder: Path) -> None:
+    def __init__(self, threads: int, folder: Path, form: Form | None = None) -> None:
         assert torch.get_num_threads() == threads
         self._folder = folder
+        self._form = form or Form()
         self._programs: dict[str, Programs] = {}
 
     def load(self, case: Case) -> FusedSession:
         """Both programs, exported once for a workload: their shapes are dynamic, weights don't depend on sizes."""
         workload = workload_of(case)
         if case.workload not in self._programs:
-            self._programs[case.workload] = Programs(workload, Path(tempfile.mkdtemp(dir=self._folder)))
+            folder = Path(tempfile.mkdtemp(dir=self._folder))
+            self._programs[case.workload] = Programs(workload, folder, self._form)
         session = FusedSession(case, workload, self._programs[case.workload])
         give_back_memory()
         return session
@@ -52,12 +55,21 @@ class Programs:
     Args:
         workload: whose ranker is cut and fused.
         folder: where programs are written.
+        form: of the halves.
+
+    Attributes:
+        settings: what is fused, and in which precision.
+        reference: the same int8 by plain operators; None: all is float32.
     """
 
-    def __init__(self, workload: Workload, folder: Path) -> None:
-        halves = split(workload.ranker)
-        kernels = fuse(halves)
-        self.settings: dict[str, Any] = {"fused": sorted(kernels.fused), "not_fused": kernels.not_fused}
+    def __init__(self, workload: Workload, folder: Path, form: Form) -> None:
+        halves, kernels, self.reference = served_halves(split(workload.ranker), form)
+        self.settings: dict[str, Any] = {
+            "rows": form.rows,
+            "linears": form.linears,
+            "fused": sorted(kernels.fused),
+            "not_fused": kernels.not_fused,
+        }
         profile, candidates = join(workload.four(ragged=True))
         self.profile = _reloaded(halves.profile, tuple(profile), profile_shapes(), folder / "profile.pt2")
         with torch.no_grad():
@@ -121,9 +133,16 @@ class FusedSession:
             return self._programs.profile(*laid_out.profile)
         return (self._programs.rank(laid_out),)
 
-    def expected(self, number: int) -> None:
-        """None: it is held to float32."""
-        return
+    @torch.inference_mode()
+    def expected(self, number: int) -> Arrays | None:
+        """Of an int8 form, what its reference of plain operators gives; None: it is held to float32."""
+        reference = self._programs.reference
+        if reference is None:
+            return None
+        calls = self._calls[number % len(self._calls)]
+        if self._part == "profile":
+            return [tensor.numpy() for tensor in reference.profile(*join(calls).profile)]
+        return [torch.cat([reference.rank(*call) for call in calls]).numpy()]
 
 
 def variant(threads: int, folder: Path) -> Fused:

@@ -15,6 +15,7 @@ MODULES = {
     "openvino": "open_vino",
     "unsplit": "unsplit",
     "fused": "fused",
+    "fused_int8": "fused_int8",
     "eager_int8": "eager_int8",
     "onnxruntime_int8": "onnx_runtime_int8",
     "openvino_int8": "open_vino_int8",

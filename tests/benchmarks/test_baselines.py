@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from benchmarks.baselines.case_graph import case_graph, workload_of
-from benchmarks.baselines.protocol import Case, Session, answer
+from benchmarks.baselines.protocol import Case, Part, Session, answer
 from benchmarks.baselines.variants import MODULES, make_variant
-from serving.parity import TOLERANCE, difference
+from serving.parity import INT8_TOLERANCE, TOLERANCE, difference
 
 PEER_TOLERANCE = 1e-4
 SMALL = ("small", "small_crossing")
@@ -101,6 +101,21 @@ def test_the_fused_programs_agree_in_every_part_and_batch(workload: str, tmp_pat
         assert difference(expected, torch.from_numpy(logits)) <= TOLERANCE
     vectors = fused.load(Case(workload, "profile", requests=4)).run(0)
     assert vectors[0].shape[0] == 4
+
+
+@pytest.mark.parametrize("part", ["whole", "profile", "candidates"])
+def test_fused_int8_is_held_to_its_own_reference(part: Part, tmp_path: Path) -> None:
+    case = Case("small_crossing", part)
+    session = make_variant("fused_int8", torch.get_num_threads(), tmp_path).load(case)
+    expected = session.expected(2)
+    assert expected is not None
+    for found, reference_of_int8 in zip(session.run(2), expected, strict=True):
+        assert (
+            difference(torch.from_numpy(reference_of_int8), torch.from_numpy(np.array(found)))
+            <= INT8_TOLERANCE
+        )
+    if part != "profile":
+        assert gap(session, case, 2) > TOLERANCE  # it is not float32 in disguise
 
 
 def test_tuning_keeps_what_was_fastest_for_later_cases(tmp_path: Path) -> None:
