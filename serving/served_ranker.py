@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ranker.features.files import load_features
@@ -25,7 +24,7 @@ from serving.model_folder import (
     PROFILE_PROGRAM,
     PROFILE_WEIGHTS,
 )
-from serving.programs import load_program
+from serving.programs import load_program, load_weights
 from serving.wire import model_inputs
 
 
@@ -42,8 +41,8 @@ class ServedRanker:
     def __init__(self, folder: Path) -> None:
         self.contract = Contract.from_json((folder / CONTRACT).read_text(encoding="utf-8"))
         self._features = load_features(folder)
-        self._profile = load_program(folder / PROFILE_PROGRAM, load_file(folder / PROFILE_WEIGHTS))
-        self._candidate = load_program(folder / CANDIDATE_PROGRAM, load_file(folder / CANDIDATE_WEIGHTS))
+        self._profile = load_program(folder / PROFILE_PROGRAM, load_weights(folder / PROFILE_WEIGHTS))
+        self._candidate = load_program(folder / CANDIDATE_PROGRAM, load_weights(folder / CANDIDATE_WEIGHTS))
 
     @torch.inference_mode()
     def rank(self, arrays: Mapping[str, NDArray]) -> Tensor:

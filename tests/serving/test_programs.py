@@ -8,10 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
-from serving.programs import export_program, load_program, save_program, unwanted_members, weights_of
+from serving.programs import (
+    export_program,
+    load_program,
+    load_weights,
+    save_program,
+    unwanted_members,
+    weights_of,
+)
 
 
 class Small(nn.Module):
@@ -101,3 +109,14 @@ def test_a_plain_program_is_seen_to_hold_weights_and_a_pickle(small: Small, tmp_
     assert "data/weights/weight_0" in unwanted
     with pytest.raises(ValueError, match="without weights"):
         save_program(plain, tmp_path / "again.pt2")
+
+
+def test_weights_are_loaded_to_cache_lines(tmp_path: Path):
+    """Sizes that leave every later tensor of the file at another offset."""
+    saved = {f"{size}": torch.randn(size) for size in (1, 3, 5, 7, 11, 13)}
+    saved |= {f"int8_{size}": torch.arange(size, dtype=torch.int8) for size in (1, 2, 3)}
+    save_file(saved, tmp_path / "weights.safetensors")
+    loaded = load_weights(tmp_path / "weights.safetensors")
+    assert loaded.keys() == saved.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in saved.items())
+    assert {tensor.data_ptr() % 64 for tensor in loaded.values()} == {0}
