@@ -3,6 +3,7 @@
     profile.tower.foundation.decoder    the decoder over a request's tokens             marquee::decoder_step
     candidate.crossed.decoder           its top layers over the request's candidates    marquee::decoder_step
     candidate.interaction               from item rows to logits                        marquee::score_candidates
+    profile.tower.foundation.facet_embedding, *.sparse    embeddings of id columns      marquee::pool_bags
 
 What has no fused form stays as the ranker has it, and the report says why. Of an interaction that stays, the first
 layer and the dot products have operators of their own.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ from foundation.decoder import Decoder
 from ranker.arches.interaction import DotProducts, FirstLayer, Interaction
 from ranker.arches.last_token_tower import LastTokenTower
 from ranker.arches.profile_tower import DecoderTower, PooledTower
+from ranker.arches.sparse import PaddedSparseArch
+from serving.fused_bags import FusedBags, FusedFacets
 from serving.fused_candidates import FusedCandidates
 from serving.fused_decoder import FusedDecoder
 from serving.kernels.interaction import ops
@@ -27,7 +31,7 @@ from serving.no_fused_form import NoFusedForm
 from serving.split import Halves
 
 DECODER_STEP, SCORE_CANDIDATES = "marquee::decoder_step", "marquee::score_candidates"
-FIRST_LAYER = "marquee::interaction_first_layer"
+FIRST_LAYER, POOL_BAGS = "marquee::interaction_first_layer", "marquee::pool_bags"
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,11 @@ def fuse(halves: Halves) -> Kernels:
     for name, child in list(both.named_modules()):
         if type(child) in OF_INTERACTION:
             swap(name, FIRST_LAYER, OF_INTERACTION[type(child)])
+        elif isinstance(child, PaddedSparseArch):
+            swap(name, POOL_BAGS, partial(FusedBags.from_sparse, child))
+    if not isinstance(tower, PooledTower):
+        facets = tower.foundation.facet_embedding
+        swap("profile.tower.foundation.facet_embedding", POOL_BAGS, lambda: FusedFacets(facets))
     return kernels
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from serving.kernels.bags import ops as bags
 from serving.kernels.candidates import ops as candidates
 from serving.kernels.decoder import ops as decoder
 from serving.kernels.interaction import ops as interaction
 
-__all__ = ["candidates", "decoder", "interaction"]
+__all__ = ["bags", "candidates", "decoder", "interaction"]

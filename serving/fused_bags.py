@@ -1,0 +1,56 @@
+"""Embeddings of padded id columns by one operator, in the place of the ranker's own lookups.
+
+Shapes: R rows (tokens, requests or candidates), W id columns, E width of all embeddings together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from ranker.arches.sparse import PaddedSparseArch
+from serving.kernels.bags.ops import pool_bags
+
+
+class FusedBags(nn.Module):
+    """`PaddedSparseArch` by `marquee::pool_bags`; its tables keep their names.
+
+    Args:
+        tables: of the features.
+        columns: how many id columns each feature has.
+        means: whether it is averaged, not summed.
+    """
+
+    def __init__(self, tables: Sequence[nn.Parameter], columns: Sequence[int], means: Sequence[bool]) -> None:
+        super().__init__()
+        self.tables = nn.ParameterList(tables)
+        self._columns, self._means = tuple(columns), tuple(means)
+
+    @classmethod
+    def from_sparse(cls, sparse: PaddedSparseArch) -> FusedBags:
+        """With the tables of `sparse` themselves."""
+        columns = sparse.columns
+        means = [column.pooling == "mean" for column in columns]
+        return cls(list(sparse.tables), [column.num_columns for column in columns], means)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`[R, W]` int64, -1 where there is no value, to `[R, E]`."""
+        return pool_bags(ids, list(self.tables), self._columns, self._means, 0)
+
+
+class FusedFacets(nn.Module):
+    """A token's facets, summed, by the same operator; row 0 is padding and adds nothing.
+
+    Args:
+        facets: `FoundationModel.facet_embedding`.
+    """
+
+    def __init__(self, facets: nn.EmbeddingBag) -> None:
+        super().__init__()
+        assert facets.mode == "sum" and facets.padding_idx == 0, facets
+        self.weight = facets.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """`[R, W]` int64 to `[R, E]`."""
+        return pool_bags(ids, [self.weight], [ids.shape[1]], [False], 1)

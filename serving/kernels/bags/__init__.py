@@ -1,0 +1,1 @@
+"""Pooled embeddings of padded id columns; the reference is `ranker.arches.sparse.PaddedSparseArch`."""

@@ -1,0 +1,130 @@
+// marquee::pool_bags: schema, checks and the CPU path. Adding rows is bound by reading them, so there is one path for
+// all processors.
+// Shapes: R rows, W id columns, F features, E width of a feature's embedding.
+#include <ATen/Parallel.h>
+#include <ATen/core/List.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace marquee::bags {
+namespace {
+
+// Floats that are read below which a second thread costs more than it brings.
+constexpr int64_t kGrainFloats = 32768;
+
+struct Feature {
+  const float* table;
+  int64_t num_rows, width, first_column, num_columns, first_output;
+  bool is_mean;
+};
+
+std::vector<Feature> features_of(const at::Tensor& ids, at::TensorList tables, at::IntArrayRef columns,
+                                 const c10::List<bool>& means) {
+  TORCH_CHECK_VALUE(tables.size() == columns.size() && tables.size() == means.size(), "pool_bags: there are ",
+                    tables.size(), " tables, ", columns.size(), " columns and ", means.size(),
+                    " means; it must be one of each for a feature");
+  std::vector<Feature> features;
+  int64_t column = 0, output = 0;
+  for (size_t i = 0; i < tables.size(); ++i) {
+    const at::Tensor& table = tables[i];
+    TORCH_CHECK_TYPE(table.scalar_type() == at::kFloat, "pool_bags: tables[", i, "] is ", table.scalar_type(),
+                     "; it must be float32");
+    TORCH_CHECK_VALUE(table.dim() == 2 && table.is_contiguous(), "pool_bags: tables[", i, "] has shape ", table.sizes(),
+                      " and strides ", table.strides(), "; it must be [rows, E], contiguous");
+    TORCH_CHECK_VALUE(columns[i] > 0, "pool_bags: columns[", i, "] is ", columns[i], "; it must be at least 1");
+    features.push_back(
+        {table.const_data_ptr<float>(), table.size(0), table.size(1), column, columns[i], output, means[i]});
+    column += columns[i];
+    output += table.size(1);
+  }
+  TORCH_CHECK_VALUE(ids.dim() == 2 && ids.size(1) == column && ids.is_contiguous(), "pool_bags: ids has shape ",
+                    ids.sizes(), " and strides ", ids.strides(), "; it must be [R, ", column, "], contiguous");
+  TORCH_CHECK_TYPE(ids.scalar_type() == at::kLong, "pool_bags: ids is ", ids.scalar_type(), "; it must be int64");
+  return features;
+}
+
+void check_ids(const int64_t* ids, int64_t R, int64_t W, const std::vector<Feature>& features) {
+  for (const Feature& feature : features) {
+    for (int64_t row = 0; row < R; ++row) {
+      for (int64_t at = 0; at < feature.num_columns; ++at) {
+        const int64_t id = ids[row * W + feature.first_column + at];
+        TORCH_CHECK_VALUE(id < feature.num_rows, "pool_bags: ids[", row, ", ", feature.first_column + at, "] is ", id,
+                          "; the table has ", feature.num_rows, " rows");
+      }
+    }
+  }
+}
+
+// Sums of `Width` columns stay in registers while the rows go by.
+template <int64_t Width>
+void pool_columns(const Feature& feature, const int64_t* ids, int64_t least, int64_t column, float* out) {
+  float sums[Width] = {};
+  int64_t count = 0;
+  for (int64_t at = 0; at < feature.num_columns; ++at) {
+    if (ids[at] >= least) {
+      const float* row = feature.table + ids[at] * feature.width + column;
+      for (int64_t i = 0; i < Width; ++i) {
+        sums[i] += row[i];
+      }
+      ++count;
+    }
+  }
+  const float divisor = feature.is_mean && count > 1 ? float(count) : 1.0f;
+  for (int64_t i = 0; i < Width; ++i) {
+    out[column + i] = sums[i] / divisor;
+  }
+}
+
+void pool(const Feature& feature, const int64_t* ids, int64_t least, float* out) {
+  constexpr int64_t kWide = 32;
+  int64_t column = 0;
+  for (; column + kWide <= feature.width; column += kWide) {
+    pool_columns<kWide>(feature, ids, least, column, out);
+  }
+  for (; column < feature.width; ++column) {
+    pool_columns<1>(feature, ids, least, column, out);
+  }
+}
+
+at::Tensor pool_bags_cpu(const at::Tensor& ids, at::TensorList tables, at::IntArrayRef columns,
+                         const c10::List<bool>& means, int64_t least) {
+  TORCH_CHECK_VALUE(least >= 0, "pool_bags: least is ", least, "; it must be at least 0");
+  const std::vector<Feature> features = features_of(ids, tables, columns, means);
+  const int64_t R = ids.size(0), W = ids.size(1);
+  int64_t width = 0, floats = 1;
+  for (const Feature& feature : features) {
+    width += feature.width;
+    floats += feature.width * feature.num_columns;
+  }
+  const int64_t* first = ids.const_data_ptr<int64_t>();
+  check_ids(first, R, W, features);
+  at::Tensor out = at::empty({R, width}, ids.options().dtype(at::kFloat));
+  float* to = out.mutable_data_ptr<float>();
+  at::parallel_for(0, R, std::max<int64_t>(1, kGrainFloats / floats), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      for (const Feature& feature : features) {
+        pool(feature, first + row * W + feature.first_column, least, to + row * width + feature.first_output);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace marquee::bags
+
+TORCH_LIBRARY_FRAGMENT(marquee, library) {
+  library.def("pool_bags(Tensor ids, Tensor[] tables, int[] columns, bool[] means, int least) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(marquee, CPU, library) { library.impl("pool_bags", &marquee::bags::pool_bags_cpu); }
+
+// Serving only: backward through it says so, instead of silently giving no gradient.
+TORCH_LIBRARY_IMPL(marquee, Autograd, library) {
+  library.impl("pool_bags", torch::autograd::autogradNotImplementedFallback());
+}
