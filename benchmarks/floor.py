@@ -27,6 +27,7 @@ class Floor:
         self._machine = machine
         self._rates = MatrixRates(products)
         self._rounds: list[Rate] = []
+        self._luckiest = 0.0
 
     @property
     def best(self) -> Rate:
@@ -40,7 +41,9 @@ class Floor:
 
     def measure(self) -> None:
         """One round."""
-        self._rounds.append(max(self._rates.measure()))
+        rates = self._rates.measure()
+        self._rounds.append(max(rates))
+        self._luckiest = max(self._luckiest, *(each.luckiest_gflops_per_s for each in rates))
 
     def ratio(self, blocks_s: Sequence[Sequence[float]]) -> Ratio:
         """Median of G blocks of seconds over the floor; its interval resamples blocks and the newest G rounds alike."""
@@ -72,6 +75,10 @@ class Floor:
                 for part in parts
             },
             "floor_ms": round(self.ms, 3),
+            "luckiest_run": {
+                "gflops_per_s": round(self._luckiest, 1),
+                "floor_ms": round(self._ms(self._luckiest), 3),
+            },
         }
 
     def _gflops(self, *parts: str) -> float:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.least_products import Product
+from benchmarks.percentiles import percentile
 from serving.kernels.linear.ops import linear
 from serving.kernels.linear.panels import pack
 
@@ -30,12 +31,15 @@ Multiply = Callable[[Tensor], Tensor]
 
 
 class Rate(NamedTuple):
-    """The best that was reached, and where."""
+    """What was reached, and where."""
 
     gflops_per_s: float
+    """Of the median of a round's runs: what was held for 10 ms, as latencies are compared by their medians."""
     shape: tuple[int, int, int]
     """M, K, N."""
     library: str
+    luckiest_gflops_per_s: float
+    """Of the round's fastest run."""
 
 
 class MatrixRates:
@@ -58,12 +62,13 @@ class MatrixRates:
 
     @torch.no_grad()
     def measure(self) -> list[Rate]:
-        """One round: the best run of each library on each shape, in a fixed order."""
-        return [
-            Rate(2 * shape[0] * shape[1] * shape[2] / _best_s(multiply, x) / 1e9, shape, library)
-            for shape, (x, libraries) in self._subjects.items()
-            for library, multiply in libraries.items()
-        ]
+        """One round: each library on each shape, in a fixed order."""
+        rates = []
+        for shape, (x, libraries) in self._subjects.items():
+            for library, multiply in libraries.items():
+                gflop, runs_s = 2 * shape[0] * shape[1] * shape[2] / 1e9, _runs_s(multiply, x)
+                rates.append(Rate(gflop / percentile(runs_s, 50), shape, library, gflop / min(runs_s)))
+        return rates
 
 
 def _libraries(weight: Tensor, rows: int) -> Mapping[str, Multiply]:
@@ -82,12 +87,11 @@ def _libraries(weight: Tensor, rows: int) -> Mapping[str, Multiply]:
     return ways
 
 
-def _best_s(multiply: Multiply, x: Tensor) -> float:
-    fastest, begin, runs = float("inf"), perf_counter(), 0
+def _runs_s(multiply: Multiply, x: Tensor) -> list[float]:
     multiply(x)
-    while runs < _FEWEST_RUNS or perf_counter() - begin < _SECONDS_A_SHAPE:
+    runs, begin = [], perf_counter()
+    while len(runs) < _FEWEST_RUNS or perf_counter() - begin < _SECONDS_A_SHAPE:
         run_begin = perf_counter()
         multiply(x)
-        fastest = min(fastest, perf_counter() - run_begin)
-        runs += 1
-    return fastest
+        runs.append(perf_counter() - run_begin)
+    return runs
