@@ -58,6 +58,7 @@ struct Int8 {
   static constexpr int kRows = MARQUEE_LANES == 8 ? 4 : kTileRows;
 
   static IntVector load(const Unit* from) { return *reinterpret_cast<const IntUnaligned*>(from); }
+  static int32_t spread(int32_t x) { return x; }
   __attribute__((always_inline)) static IntVector add(IntVector sums, int32_t x, IntVector weights) {
     return sums + products(x, weights);
   }

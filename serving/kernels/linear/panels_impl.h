@@ -11,9 +11,10 @@ namespace marquee {
 namespace {
 
 // A tile of sums that fills the registers: rows by panels of kPanel / kLanes vectors. Measured on AVX-512 in GFLOP/s of
-// one core at K = 256: 14 x 2 panels 175, 12 x 2 193, 6 x 4 185; on AVX2 6 x 1 111, 4 x 1 99.
+// one core at K = 256: 8 x 3 panels 202, 12 x 2 193, 14 x 2 180 (each input's row loaded once for all of its panels,
+// see spread: 12 x 2 without it 182; four inputs a turn of the loop: 8 x 3 without it 197); on AVX2 6 x 1 111, 4 x 1 99.
 #if MARQUEE_LANES == 16
-constexpr int kTileRows = 12, kTilePanels = 2;
+constexpr int kTileRows = 8, kTilePanels = 3;
 #elif MARQUEE_LANES == 8
 constexpr int kTileRows = 6, kTilePanels = 1;
 #else
@@ -28,8 +29,16 @@ struct Float32 {
   static constexpr int kRows = kTileRows;
 
   __attribute__((always_inline)) static Vector load(const float* from) { return marquee::load(from); }
-  __attribute__((always_inline)) static Vector add(Vector sums, float x, Vector weights) {
-    return sums + splat(x) * weights;
+  __attribute__((always_inline)) static Vector add(Vector sums, Vector x, Vector weights) {
+    return sums + x * weights;
+  }
+  // In a register: as an operand of each panel's instruction it would be loaded once for each.
+  __attribute__((always_inline)) static Vector spread(float x) {
+    Vector value = splat(x);
+#if MARQUEE_LANES == 16
+    asm("" : "+v"(value));
+#endif
+    return value;
   }
 };
 
@@ -57,6 +66,7 @@ __attribute__((always_inline)) inline void multiply_tile(InputRows<Product> a, P
                                                          const Out& out) {
   constexpr int kWidth = Panels * kPanelVectors;
   typename Product::Sums sums[Rows][kWidth] = {};
+#pragma GCC unroll 4
   for (int64_t k = 0; k < panels.K; ++k) {
     typename Product::Sums weights[kWidth];
 #pragma GCC unroll 8
@@ -65,16 +75,17 @@ __attribute__((always_inline)) inline void multiply_tile(InputRows<Product> a, P
       weights[j] = Product::load(panels.data + panel * panels.stride + k * panels.step + lane);
     }
     if constexpr (Ahead) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = Panels; j < 2 * Panels; ++j) {
         __builtin_prefetch(panels.data + j * panels.stride + k * panels.step, 0, 2);
       }
     }
 #pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i) {
+      const auto x = Product::spread(a.data[i * a.stride + k]);
 #pragma GCC unroll 8
       for (int j = 0; j < kWidth; ++j) {
-        sums[i][j] = Product::add(sums[i][j], a.data[i * a.stride + k], weights[j]);
+        sums[i][j] = Product::add(sums[i][j], x, weights[j]);
       }
     }
   }
@@ -102,7 +113,7 @@ inline void multiply_rest(int64_t rows, InputRows<Product> a, PanelsOf<Product> 
 template <class Product, int Panels, class Out>
 inline void multiply_panels(InputRows<Product> a, int64_t rows, PanelsOf<Product> panels, int64_t column,
                             const Out& out) {
-  constexpr int kRows = Product::kRows;
+  constexpr int kRows = Panels < kTilePanels ? Product::kRows * 3 / 2 : Product::kRows;
   using Sums = typename Product::Sums;
   int64_t row = 0;
   if (rows >= kRows) {
@@ -122,8 +133,13 @@ template <class Product, class Out>
 inline void multiply_all(InputRows<Product> a, int64_t rows, PanelsOf<Product> panels, int64_t first, int64_t last,
                          const Out& out) {
   int64_t panel = first;
-  for (; panel + kTilePanels <= last; panel += kTilePanels) {
-    multiply_panels<Product, kTilePanels>(a, rows, panels.from(panel), panel * kPanel, out);
+  if constexpr (kTilePanels == 3) {
+    for (; last - panel >= 5 || last - panel == 3; panel += 3) {
+      multiply_panels<Product, 3>(a, rows, panels.from(panel), panel * kPanel, out);
+    }
+    for (; last - panel >= 2; panel += 2) {  // two pairs rather than three and one
+      multiply_panels<Product, 2>(a, rows, panels.from(panel), panel * kPanel, out);
+    }
   }
   for (; panel < last; ++panel) {
     multiply_panels<Product, 1>(a, rows, panels.from(panel), panel * kPanel, out);
