@@ -29,12 +29,13 @@ def best_peer(found: Findings, case: Case, peers: Sequence[str] = BEST_OF) -> En
 
 
 def ratios(found: Findings, cases: Cases, floor: Floor) -> dict[str, Ratio]:
-    """Of what was timed; a ratio lacks where either side does."""
+    """Of what was timed; a ratio lacks where either side does, or was too slow to be timed in as many blocks."""
     quotient = {}
     for name, above, other, peers in quotients(cases):
         below = best_peer(found, other, peers) if isinstance(other, Case) else other
-        if below is not None and above in found.blocks and below in found.blocks:
-            quotient[name] = ratio_of_medians(found.blocks[above], found.blocks[below])
+        slow, fast = found.blocks.get(above, []), found.blocks.get(below, []) if below else []
+        if slow and len(slow) == len(fast):
+            quotient[name] = ratio_of_medians(slow, fast)
     fused = found.blocks.get(Entry(FUSED, cases.whole))
     if fused:
         quotient["fused_cold_vs_floor"] = floor.ratio(fused)
@@ -130,6 +131,10 @@ def table(report: dict[str, Any]) -> str:
             for part in parts
         )
         lines.append(f"{row}{measured['count']:7d}" + ("  int8" if measured["low_precision"] else ""))
+    luckiest_ms = report["ceiling"]["luckiest_run"]["floor_ms"]
+    lines.append(
+        f"{'floor':26}{report['floor_ms']:10.2f}  ({luckiest_ms:.2f} at the rate of the luckiest product)"
+    )
     lines += [f"{name:17} refused: {reason}" for name, reason in report["refused"].items()]
     lines.append("")
     for name, ratio in report["ratios"].items():

@@ -13,7 +13,7 @@ Shapes: B requests, C candidates over the batch, T packed tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -78,16 +78,6 @@ WORKLOADS = {
     "small_crossing": WorkloadConfig(tokens=16, candidates=12, crossing_layers=1, width=32, num_items=50),
 }
 """The small ones are for tests."""
-
-
-def candidate_sweep(config: WorkloadConfig) -> list[WorkloadConfig]:
-    """The same workload with 50 to 2,000 candidates."""
-    return [replace(config, candidates=candidates) for candidates in CANDIDATE_SWEEP]
-
-
-def history_sweep(config: WorkloadConfig) -> list[WorkloadConfig]:
-    """The same workload with 64 to 1,024 tokens."""
-    return [replace(config, tokens=tokens) for tokens in HISTORY_SWEEP]
 
 
 class Request(NamedTuple):

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.baselines.case_graph import workload_of
-from benchmarks.baselines.memory import give_back_memory
+from benchmarks.baselines.case_graph import Inputs, workload_of
 from benchmarks.baselines.protocol import Arrays, Case
 from benchmarks.workload import Request, Workload, join
 from foundation.layout import layout
+from ranker.features.inputs import CandidateInputs, ProfileInputs
 from serving.candidate_arguments import candidate_arguments
 from serving.programs import Program, Shapes, export_program, load_program, save_program, weights_of
 from serving.served_halves import Form, served_halves
@@ -44,9 +44,7 @@ class Fused:
         if case.workload not in self._programs:
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             self._programs[case.workload] = Programs(workload, folder, self._form)
-        session = FusedSession(case, workload, self._programs[case.workload])
-        give_back_memory()
-        return session
+        return FusedSession(case, workload, self._programs[case.workload])
 
 
 class Programs:
@@ -104,12 +102,15 @@ class FusedSession:
             [requests[(number + later) % len(requests)] for later in range(case.requests)]
             for number in range(len(requests))
         ]
-        self._calls = [[join(call)] if case.together else call for call in calls]
-        self._lengths = [[each.profile.token_offsets.diff() for each in call] for call in self._calls]
-        self._states: list[list[tuple[Tensor, ...]]] = []
+        joined = [[join(call)] if case.together else call for call in calls]
+        self._calls = [[_arrays(*each.profile, *each.candidates) for each in call] for call in joined]
+        self._lengths = [[each.profile.token_offsets.diff().numpy() for each in call] for call in joined]
+        self._states: list[list[Inputs]] = []
         if case.part == "candidates":
             with torch.inference_mode():
-                self._states = [[programs.profile(*each.profile) for each in call] for call in self._calls]
+                self._states = [
+                    [_arrays(*programs.profile(*each.profile)) for each in call] for call in joined
+                ]
 
     def tune(self) -> None:
         """There is nothing to choose."""
@@ -124,10 +125,10 @@ class FusedSession:
         return [torch.cat(parts).numpy() for parts in zip(*each, strict=True)]
 
     def _run_one(self, at: int, place: int) -> tuple[Tensor, ...]:
-        request = self._calls[at][place]
+        request = _request(self._calls[at][place])
         if self._part == "candidates":
-            return (self._programs.rank(request, self._states[at][place]),)
-        where = layout(self._lengths[at][place])
+            return (self._programs.rank(request, _tensors(self._states[at][place])),)
+        where = layout(torch.from_numpy(self._lengths[at][place]))
         laid_out = request._replace(profile=request.profile._replace(**where._asdict()))
         if self._part == "profile":
             return self._programs.profile(*laid_out.profile)
@@ -139,10 +140,23 @@ class FusedSession:
         reference = self._programs.reference
         if reference is None:
             return None
-        calls = self._calls[number % len(self._calls)]
+        calls = [_request(arrays) for arrays in self._calls[number % len(self._calls)]]
         if self._part == "profile":
             return [tensor.numpy() for tensor in reference.profile(*join(calls).profile)]
         return [torch.cat([reference.rank(*call) for call in calls]).numpy()]
+
+
+def _arrays(*tensors: Tensor) -> Inputs:
+    return tuple(tensor.contiguous().numpy() for tensor in tensors)
+
+
+def _tensors(arrays: Inputs) -> tuple[Tensor, ...]:
+    return tuple(map(torch.from_numpy, arrays))
+
+
+def _request(arrays: Inputs) -> Request:
+    tensors, num_of_profile = _tensors(arrays), len(ProfileInputs._fields)
+    return Request(ProfileInputs(*tensors[:num_of_profile]), CandidateInputs(*tensors[num_of_profile:]))
 
 
 def variant(threads: int, folder: Path) -> Fused:

@@ -7,6 +7,6 @@ import gc
 
 
 def give_back_memory() -> None:
-    """Return what exporting and compiling left behind, so that memory counted from here on is that of running."""
+    """To the system, what loading no longer needs: runs that fill it again would hide what they need themselves."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

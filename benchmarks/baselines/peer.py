@@ -50,9 +50,7 @@ class Peer:
         """Compile the graph of a case."""
         key = (case.workload, "candidates" if case.part == "candidates" else "whole")
         choice = self._chosen.get(key, self._runtime.choices[0])
-        session = PeerSession(self._runtime, case, choice, lambda found: self._chosen.update({key: found}))
-        give_back_memory()
-        return session
+        return PeerSession(self._runtime, case, choice, lambda found: self._chosen.update({key: found}))
 
 
 class PeerSession:

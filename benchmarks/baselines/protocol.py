@@ -20,7 +20,6 @@ Shapes: B requests, C candidates over the batch, N tasks, D decoder width.
 from __future__ import annotations
 
 import ctypes
-import gc
 import json
 import os
 import signal
@@ -34,6 +33,8 @@ from typing import IO, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from benchmarks.baselines.memory import give_back_memory
 
 Part = Literal["whole", "profile", "candidates"]
 Form = Literal["decomposed", "plain", "folded"]
@@ -120,7 +121,7 @@ def answer(load: Callable[[Case], Session], words: IO[str], answers: IO[str]) ->
         try:
             if said["do"] == "load":
                 sessions[case] = load(case)
-                _give_back_memory()
+                give_back_memory()
             told = _do(sessions[case], said)
         except Exception as error:  # noqa: BLE001 — told to the parent, which names the variant and refuses it
             traceback.print_exc()
@@ -155,12 +156,6 @@ def _write(out: Path, session: Session) -> bool:
     named |= {f"expected_{number}": array for number, array in enumerate(expected)}
     np.savez(out, **named)
     return bool(expected)
-
-
-def _give_back_memory() -> None:
-    """To the system, what loading no longer needs: runs that fill it again would hide what they need themselves."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
 
 
 def to_json(case: Case) -> dict[str, Any]:

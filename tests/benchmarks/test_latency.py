@@ -102,6 +102,15 @@ def test_what_was_not_timed_has_no_speed_and_no_ratio(floor: Floor) -> None:
     assert best_peer(Findings(), CASES.whole) is None
 
 
+def test_what_was_too_slow_for_every_block_has_a_speed_and_no_ratio(floor: Floor) -> None:
+    found = _findings()
+    found.blocks[Entry("fused_int8", CASES.whole)].pop()
+    report = document(found, CASES, floor)
+    assert report["variants"]["fused_int8"]["p50_ms"] == 10.0
+    assert not any(name.startswith("fused_int8") for name in report["ratios"])
+    assert report["ratios"]["fused_vs_best_peer_cold"] == 0.8
+
+
 def test_the_table_has_a_row_for_each_variant_and_ratio(floor: Floor) -> None:
     report = document(_findings(), CASES, floor)
     lines = table(report).splitlines()
