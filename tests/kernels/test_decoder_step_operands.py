@@ -43,6 +43,7 @@ def _operands(dtype: torch.dtype = torch.int64, **changes: Any) -> list[Any]:
         ({"x": torch.zeros(7)}, ValueError, r"x has shape \[7\]; it must be \[T, D\]"),
         ({"x": torch.zeros(D, 7).t()}, ValueError, r"x has strides \[1, 7\]; it must be contiguous"),
         ({"num_heads": 5}, ValueError, r"num_heads is 5; x's width, 24, must be a multiple of 2 \* num_heads"),
+        ({"num_heads": 2**63 - 1}, ValueError, "num_heads is 9223372036854775807; x's width, 24"),
         ({"offsets": torch.zeros(3)}, TypeError, "offsets is Float; it must be int64 or int32"),
         ({"offsets": torch.zeros(0).long()}, ValueError, r"offsets has shape \[0\]; it must be \[B \+ 1\]"),
         ({"offsets": torch.tensor([1, 3, 7])}, ValueError, r"offsets\[0\] is 1; it must be 0"),

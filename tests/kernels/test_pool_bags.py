@@ -87,6 +87,14 @@ TABLE = torch.zeros(3, 2)
     [
         (torch.tensor([[0, 3]]), [TABLE], [2], 0, ValueError, r"ids\[0, 1\] is 3; the table has 3 rows"),
         (torch.tensor([[0]]), [TABLE], [2], 0, ValueError, r"ids has shape \[1, 1\].* must be \[R, 2\]"),
+        (
+            torch.tensor([[0]]),
+            [TABLE],
+            [2**62],
+            0,
+            ValueError,
+            "4611686018427387904; it must be positive, and fit 32",
+        ),
         (torch.tensor([[0]]), [TABLE], [1, 1], 0, ValueError, "1 tables, 2 columns and 1 means"),
         (torch.tensor([[0.0]]), [TABLE], [1], 0, TypeError, "ids is Float; it must be int64"),
         (torch.tensor([[0]]), [TABLE.double()], [1], 0, TypeError, r"tables\[0\] is Double"),

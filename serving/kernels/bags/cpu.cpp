@@ -36,7 +36,8 @@ std::vector<Feature> features_of(const at::Tensor& ids, at::TensorList tables, a
                      "; it must be float32");
     TORCH_CHECK_VALUE(table.dim() == 2 && table.is_contiguous(), "pool_bags: tables[", i, "] has shape ", table.sizes(),
                       " and strides ", table.strides(), "; it must be [rows, E], contiguous");
-    TORCH_CHECK_VALUE(columns[i] > 0, "pool_bags: columns[", i, "] is ", columns[i], "; it must be at least 1");
+    TORCH_CHECK_VALUE(0 < columns[i] && columns[i] <= INT32_MAX, "pool_bags: columns[", i, "] is ", columns[i],
+                      "; it must be positive, and fit 32 bits");
     features.push_back(
         {table.const_data_ptr<float>(), table.size(0), table.size(1), column, columns[i], output, means[i]});
     column += columns[i];

@@ -120,8 +120,8 @@ void check_operands(const Arguments& a) {
   TORCH_CHECK_VALUE(a.x.dim() == 2, OP, "x has shape ", a.x.sizes(), "; it must be [T, D]");
   check_floats(a.x, "x");
   const int64_t D = a.x.size(1);
-  TORCH_CHECK_VALUE(a.num_heads >= 1 && D > 0 && D % (2 * a.num_heads) == 0, OP, "num_heads is ", a.num_heads,
-                    "; x's width, ", D, ", must be a multiple of 2 * num_heads");
+  TORCH_CHECK_VALUE(1 <= a.num_heads && a.num_heads <= D && D % (2 * a.num_heads) == 0, OP, "num_heads is ",
+                    a.num_heads, "; x's width, ", D, ", must be a multiple of 2 * num_heads");
   TORCH_CHECK_VALUE(a.rotations.dim() == 2 && a.rotations.size(1) == D / a.num_heads, OP, "rotations has shape ",
                     a.rotations.sizes(), "; it must be [P, ", D / a.num_heads, "]");
   check_floats(a.rotations, "rotations");
