@@ -18,8 +18,8 @@ class FusedCandidates(nn.Module):
     """`Interaction` over item rows, everything per candidate by `marquee::score_candidates`.
 
     Args:
-        interaction: as `serving.split` leaves it, with `ItemRows` for what reads the item alone.
-        int8_rows: item rows in int8, see `serving.kernels.candidates.rows`.
+        interaction: as `serving.split` leaves it, with `ItemRows` for what reads the item alone, or as
+            `serving.quantise` does.
 
     Raises:
         NoFusedForm: if it has a cross network or layers of the tasks' own.
@@ -31,7 +31,7 @@ class FusedCandidates(nn.Module):
     x_table: Tensor
     e_table: Tensor
 
-    def __init__(self, interaction: Interaction, int8_rows: bool = False) -> None:
+    def __init__(self, interaction: Interaction) -> None:
         super().__init__()
         if interaction.cross is not None or interaction.dot_weights is None:
             raise NoFusedForm("candidate scoring with a cross network has no fused form")
@@ -40,15 +40,13 @@ class FusedCandidates(nn.Module):
         x_rows, e_rows = interaction.candidate_projection, interaction.candidate_dots
         self._table_scales: list[str] = []
         for name, rows in (("x_table", x_rows), ("e_table", e_rows)):
-            quantised = QuantisedRows(rows.table) if int8_rows and isinstance(rows, ItemRows) else rows
-            if isinstance(quantised, QuantisedRows):
-                table, scales = quantised.values, quantised.scales
+            if isinstance(rows, QuantisedRows):
+                self.register_buffer(name, rows.values)
                 self._table_scales.append(f"{name}_scales")
-                self.register_buffer(self._table_scales[-1], scales)
+                self.register_buffer(self._table_scales[-1], rows.scales)
             else:
-                assert isinstance(quantised, ItemRows)
-                table = quantised.table.contiguous()
-            self.register_buffer(name, table)
+                assert isinstance(rows, ItemRows)
+                self.register_buffer(name, rows.table.contiguous())
         self.register_buffer("dots", interaction.dot_weights.detach().clone())
         self.num_dots, self.num_tasks = interaction.num_dots, interaction.heads.out_features
         self.profile_projection = interaction.profile_projection

@@ -36,7 +36,7 @@ class FusedDecoder(nn.Module):
     def __init__(self, decoder: Decoder, num_positions: int = 4096) -> None:
         super().__init__()
         self.config = config = decoder.config
-        if not isinstance(decoder, Decoder) or config.block != "plain":
+        if config.block != "plain":
             raise NoFusedForm(
                 f"decoder.block is {config.block!r}; only blocks of kind 'plain' have a fused form"
             )

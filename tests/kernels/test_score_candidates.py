@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from serving.fused_candidates import FusedCandidates
-from serving.kernels.candidates.rows import dequantise_table, quantise_table
 from serving.no_fused_form import NoFusedForm
+from serving.quantise import QuantisedRows
 from serving.split import ItemRows
 
 TOLERANCE = 2e-6  # of the largest logit
@@ -31,12 +31,17 @@ def _interaction(
     D: int = 0,
     N: int = 2,
     seed: int = 0,
+    int8_rows: bool = False,
 ) -> Interaction:
     torch.manual_seed(seed)
     config = InteractionConfig(num_dots=K, dot_width=E, hidden_widths=widths)
     interaction = Interaction(config, Widths(VECTOR, 8, F, D), N).eval().requires_grad_(False)
-    interaction.set_submodule("candidate_projection", ItemRows(torch.randn(ITEMS, widths[0])))
-    interaction.set_submodule("candidate_dots", ItemRows(torch.randn(ITEMS, E) * 0.3))
+    tables = {
+        "candidate_projection": torch.randn(ITEMS, widths[0]),
+        "candidate_dots": torch.randn(ITEMS, E) * 0.3,
+    }
+    for name, table in tables.items():
+        interaction.set_submodule(name, QuantisedRows(table) if int8_rows else ItemRows(table))
     return interaction
 
 
@@ -86,12 +91,8 @@ def test_any_sizes_and_int8_rows(
     lengths: list[int], widths: list[int], sizes: tuple[int, int, int, int], int8: bool, seed: int,
 ) -> None:  # fmt: skip
     E, K, F, D = sizes
-    plain = _interaction(tuple(widths), E, K, F, D, seed=seed)
-    fused = FusedCandidates(copy.deepcopy(plain), int8_rows=int8)
-    if int8:
-        for rows in (plain.candidate_projection, plain.candidate_dots):
-            assert isinstance(rows, ItemRows)
-            rows.table = dequantise_table(*quantise_table(rows.table))
+    plain = _interaction(tuple(widths), E, K, F, D, seed=seed, int8_rows=int8)
+    fused = FusedCandidates(copy.deepcopy(plain))
     call = _call(lengths, F, D, seed=seed)
     for name in capabilities:
         with capability(name):
@@ -112,7 +113,7 @@ def test_a_candidate_does_not_depend_on_the_batch(
     capability: Any, capabilities: list[str], int8: bool
 ) -> None:
     """Bit-identical alone and among others, on one thread and on three."""
-    fused = FusedCandidates(_interaction((67, 33), 21, 3, 5, 9), int8)
+    fused = FusedCandidates(_interaction((67, 33), 21, 3, 5, 9, int8_rows=int8))
     vector, rows, offsets, features, crossed = _call([31, 0, 102], 5, 9)
     assert features is not None and crossed is not None
     weights = (fused.profile_projection(vector), fused.profile_dots(vector))

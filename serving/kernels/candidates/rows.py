@@ -19,8 +19,3 @@ def quantise_table(table: Tensor) -> tuple[Tensor, Tensor]:
     scales_I = table.abs().amax(1) / _MAX
     rows_IW = torch.where(scales_I[:, None] > 0, table / scales_I[:, None], 0.0).round().clamp(-_MAX, _MAX)
     return rows_IW.to(torch.int8), scales_I
-
-
-def dequantise_table(rows: Tensor, scales: Tensor) -> Tensor:
-    """The float32 table `[I, W]` that int8 rows stand for."""
-    return rows.float() * scales[:, None]
