@@ -11,7 +11,7 @@ namespace marquee::decoder {
 namespace {
 
 // Columns whose activation follows at once, while they are in the first cache.
-constexpr int64_t kStripePanels = 8;
+constexpr int64_t kStripePanels = 6;
 
 struct Scratch {
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
@@ -26,7 +26,8 @@ struct Scratch {
   }
 };
 
-inline Scratch scratch_of(const Step& step, int64_t thread, int64_t rows) {
+inline Scratch scratch_of(const Step& step, int64_t thread) {
+  const int64_t rows = scratch_rows(step);
   Scratch scratch;
   float* at = step.scratch + thread * step.scratch_floats;
   const auto take = [&](int64_t floats) {

@@ -164,7 +164,7 @@ inline void run_last(const Step& step, int64_t thread, int64_t num_threads, cons
 
 inline void run(const Step& step, int64_t thread, int64_t num_threads) {
   const bool is_few = step.all.count <= kFewRows;
-  const Scratch scratch = scratch_of(step, thread, step.block_rows > kFewRows ? step.block_rows : kFewRows);
+  const Scratch scratch = scratch_of(step, thread);
   if (is_few) {
     const int64_t num_whole = step.num_layers - step.last_only;
     for (int64_t l = 0; l < num_whole; ++l) {

@@ -11,8 +11,8 @@ namespace marquee {
 namespace {
 
 // A tile of sums that fills the registers: rows by panels of kPanel / kLanes vectors. Measured on AVX-512 in GFLOP/s of
-// one core at K = 256: 8 x 3 panels 202, 12 x 2 193, 14 x 2 180 (each input's row loaded once for all of its panels,
-// see spread: 12 x 2 without it 182; four inputs a turn of the loop: 8 x 3 without it 197); on AVX2 6 x 1 111, 4 x 1 99.
+// one core at K = 256: 8 x 3 panels 202 (four inputs a turn of the loop; one at a time 197), 12 x 2 188 (its inputs
+// loaded for each panel, see spread: 180), 14 x 2 180; on AVX2 6 x 1 111, 4 x 1 99.
 #if MARQUEE_LANES == 16
 constexpr int kTileRows = 8, kTilePanels = 3;
 #elif MARQUEE_LANES == 8
