@@ -125,11 +125,11 @@ class Demo:
             "compare", "ranker.compare", "--first", with_decoder, "--second", without, "--task", TASK
         )
         ranker, repository = with_decoder / "ranker", runs / "repository"
-        self._export(ranker, repository, data)
+        exported = self._export(ranker, repository, data)
         latency = self._time(ranker, repository, data, candidates)
         replay = self._serve(ranker, repository, data, candidates)
         found = Findings(
-            data_document, pretraining, evaluation, made, cotraining, comparison, latency, replay
+            data_document, pretraining, evaluation, made, cotraining, comparison, exported, latency, replay
         )
         return {**assemble(found, TASK), "seconds": self.stations.seconds}
 
@@ -151,10 +151,11 @@ class Demo:
         module, *arguments = PRESETS[world].source
         return self.stations.run("data", module, *arguments, "--out", _data_folder(world))
 
-    def _export(self, ranker: Path, repository: Path, data: Path) -> None:
+    def _export(self, ranker: Path, repository: Path, data: Path) -> Document:
         """Write the repository anew: it holds code as well as the ranker, and takes seconds."""
         shutil.rmtree(repository, ignore_errors=True)
-        self.stations.run("export", "serving.export", "--ranker", ranker, "--out", repository, "--data", data)
+        command = ("serving.export", "--ranker", ranker, "--out", repository, "--data", data)
+        return self.stations.run("export", *command)
 
     def _time(self, ranker: Path, repository: Path, data: Path, candidates: int) -> Document:
         """Whole against cut, in process, on requests of natural length; the whole graph on five of them."""

@@ -19,6 +19,7 @@ class Findings:
         rows: of ranker.features.
         cotraining: of ranker.cotrain with the decoder.
         comparison: of ranker.compare, decoder first.
+        exported: of serving.export.
         latency: of benchmarks.request_path.
         replay: of benchmarks.replay.
     """
@@ -29,6 +30,7 @@ class Findings:
     rows: Document
     cotraining: Document
     comparison: Document
+    exported: Document
     latency: Document
     replay: Document
 
@@ -61,6 +63,7 @@ def assemble(found: Findings, task: str) -> Document:
             "gauc_difference_ci95": found.comparison["gauc_difference_ci95"],
         },
         "parity": {**_taken(latency["parity"], "split", "exported"), "served": replay["parity"]},
+        "kernels": _taken(found.exported["kernels"], "fused", "not_fused"),
         "in_process": {
             "split_p50_ms": latency["latency"]["split"]["p50_ms"],
             "unsplit_p50_ms": latency["latency"]["unsplit"]["p50_ms"],

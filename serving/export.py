@@ -2,7 +2,8 @@
 
     python -m serving.export --ranker RUN/ranker --out RUN/repository
 
-The last line printed is one JSON document with the repository, the mode and the measured parity.
+It prints which parts run in fused operators; the last line is one JSON document with the repository, the mode, the
+measured parity and those parts.
 """
 
 from __future__ import annotations
@@ -29,8 +30,14 @@ def main(config: ExportConfig) -> None:
     except ParityError as error:
         print(f"error: {error}; nothing was written", file=sys.stderr)
         raise SystemExit(1) from None
-    mode = check_files(config.out / MODEL / VERSION)["mode"]
-    print(json.dumps({"repository": str(config.out), "mode": mode, "parity": asdict(parity)}))
+    manifest = check_files(config.out / MODEL / VERSION)
+    kernels = manifest["kernels"]
+    for part, operator in kernels["fused"].items():
+        print(f"{part}: fused, {operator}")
+    for part, reason in kernels["not_fused"].items():
+        print(f"{part}: not fused; {reason}")
+    document = {"mode": manifest["mode"], "parity": asdict(parity), "kernels": kernels}
+    print(json.dumps({"repository": str(config.out), **document}))
 
 
 if __name__ == "__main__":

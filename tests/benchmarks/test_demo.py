@@ -28,7 +28,7 @@ DOCUMENTS: dict[str, dict[str, Any]] = {
         "gauc_difference": 0.1,
         "gauc_difference_ci95": [0.05, 0.15],
     },
-    "serving.export": {},
+    "serving.export": {"kernels": {"fused": {}, "not_fused": {}}},
     "benchmarks.request_path": {
         "parity": {"split": 0.0, "exported": 0.0},
         "latency": dict.fromkeys(("split", "unsplit", "exported"), FIGURES),

@@ -25,6 +25,10 @@ FOUND = Findings(
         "gauc_difference": 0.04,
         "gauc_difference_ci95": [0.03, 0.05],
     },
+    exported={
+        "repository": "out",
+        "kernels": {"fused": {"candidate.interaction": "marquee::score_candidates"}, "not_fused": {}},
+    },
     latency={
         "parity": {"unsplit": 0.0, "split": 1e-7, "exported": 2e-7},
         "latency": {
@@ -62,6 +66,7 @@ PROMISED = {
         "calibration": 0.97,
     },
     "parity": {"split": 1e-7, "exported": 2e-7, "served": 3e-7},
+    "kernels": {"fused": {"candidate.interaction": "marquee::score_candidates"}, "not_fused": {}},
     "in_process": {"split_p50_ms": 5.0, "unsplit_p50_ms": 700.0},
     "serving": {
         "requests": 200,
