@@ -72,8 +72,7 @@ def test_no_candidate_graph_but_the_plain_one_repeats_the_profile() -> None:
 @pytest.mark.parametrize("name", ["unsplit", "onnxruntime", "openvino"])
 def test_peers_agree_with_the_ranker(name: str, tmp_path: Path) -> None:
     case = Case("small_crossing")
-    # Two threads: with one, OpenVINO 2026.4.1 ends the process as it compiles so small a static decoder (on AMX).
-    assert gap(make_variant(name, 2, tmp_path).load(case), case) <= PEER_TOLERANCE
+    assert gap(make_variant(name, 1, tmp_path).load(case), case) <= PEER_TOLERANCE
 
 
 @pytest.mark.parametrize("name", ["eager_int8", "onnxruntime_int8", "openvino_int8"])
