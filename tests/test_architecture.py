@@ -6,6 +6,7 @@ foundation  <-  ranker  <-  serving  <-  benchmarks      (A <- B: B may import A
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 MAX_KERNEL_LINES = 120
 MAX_CONSTRUCTOR_ARGUMENTS = 5
+CPP_FUNCTION = re.compile(r"^[A-Za-z][^;{}\n]*\([^;{}]*\)[^;{}]*\{\n.*?^\}$", re.MULTILINE | re.DOTALL)
+"""A definition that begins and ends in the first column, as clang-format leaves it."""
 
 
 def _files(*folders: str) -> list[Path]:
@@ -215,6 +218,21 @@ def test_functions_stay_small() -> None:
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 if lines > (MAX_KERNEL_LINES if path.name == "gpu.py" else MAX_FUNCTION_LINES):
                     large.append(f"{_module(path)}.{node.name}: {lines} lines")
+    assert not large
+
+
+def test_cpp_files_and_functions_stay_small() -> None:
+    large = []
+    for path in sorted((ROOT / "serving/kernels").rglob("*")):
+        if path.suffix not in (".cpp", ".h"):
+            continue
+        source = path.read_text(encoding="utf-8")
+        if (lines := len(source.splitlines())) > MAX_FILE_LINES:
+            large.append(f"{path.relative_to(ROOT)}: {lines} lines")
+        most = MAX_KERNEL_LINES if path.stem.endswith("_impl") else MAX_FUNCTION_LINES
+        for function in CPP_FUNCTION.findall(source):
+            if (lines := len(function.splitlines())) > most:
+                large.append(f"{path.relative_to(ROOT)}, {function.splitlines()[0]}: {lines} lines")
     assert not large
 
 

@@ -178,6 +178,21 @@ void score(const Operands& operands) {
   }
 }
 
+// The layers after the first, the head last; says in `o` how wide the widest is.
+std::vector<Linear> take_layers(Weights& taken, Operands& o, int64_t num_tasks) {
+  std::vector<Linear> layers;
+  o.widest = o.x.width;
+  for (int64_t width = o.x.width; layers.empty() || !taken.empty(); width = layers.back().weights.num_outputs) {
+    layers.push_back(taken.take_with_bias(width));
+    o.widest = std::max(o.widest, layers.back().weights.num_outputs);
+  }
+  o.widest_input = std::max(o.widest, o.crossing.num_inputs);
+  const int64_t outputs = layers.back().weights.num_outputs;
+  TORCH_CHECK_VALUE(outputs == num_tasks, "score_candidates: the last layer has ", outputs, " outputs; num_tasks is ",
+                    num_tasks);
+  return layers;
+}
+
 at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& x_table,
                                 const at::Tensor& e_table, at::TensorList table_scales, const at::Tensor& p,
                                 const at::Tensor& q, const at::Tensor& dot_weights, const OptionalTensor& features,
@@ -212,18 +227,9 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
     o.crossed = rows_of(crossed, "crossed", C);
     o.crossing = taken.take(crossed->size(1), H);
   }
-  std::vector<Linear> layers;
-  o.widest = H;
-  for (int64_t width = H; layers.empty() || !taken.empty(); width = layers.back().weights.num_outputs) {
-    layers.push_back(taken.take_with_bias(width));
-    o.widest = std::max(o.widest, layers.back().weights.num_outputs);
-  }
-  const int64_t outputs = layers.back().weights.num_outputs;
-  TORCH_CHECK_VALUE(outputs == num_tasks, "score_candidates: the last layer has ", outputs, " outputs; num_tasks is ",
-                    num_tasks);
+  const std::vector<Linear> layers = take_layers(taken, o, num_tasks);
   TORCH_CHECK_VALUE(taken.num_scales() == scales.size(), "score_candidates: scales has ", scales.size(), " tensors; ",
                     taken.num_scales(), " weights are int8");
-  o.widest_input = std::max(o.widest, o.crossing.num_inputs);
 
   const at::Tensor offsets_long = offsets.to(at::kLong);
   o.rows = rows.const_data_ptr<int64_t>();
