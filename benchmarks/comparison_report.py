@@ -39,6 +39,7 @@ def ratios(found: Findings, cases: Cases, floor: Floor) -> dict[str, Ratio]:
     fused = found.blocks.get(Entry(FUSED, cases.whole))
     if fused:
         quotient["fused_cold_vs_floor"] = floor.ratio(fused)
+        quotient["fused_cold_vs_luckiest_floor"] = floor.ratio_at_luckiest(fused)
     return quotient
 
 

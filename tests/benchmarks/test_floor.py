@@ -77,6 +77,7 @@ def test_a_median_over_the_best_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert floor.ms == pytest.approx(20)
     ratio = floor.ratio([[0.025, 0.022], [0.03]])
     assert ratio.value == pytest.approx(25 / 20)
+    assert floor.ratio_at_luckiest([[0.025, 0.022], [0.03]]).value == pytest.approx(25 / 16)
     # Blocks of 22 or 30 ms, over the rounds of 100 (20 ms) and of 50 (40 ms).
     assert ratio.low == pytest.approx(0.75) and ratio.high == pytest.approx(1.25)
     report = floor.to_json()

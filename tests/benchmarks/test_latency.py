@@ -76,6 +76,7 @@ def test_each_ratio_is_of_the_two_that_it_names(floor: Floor) -> None:
     report = document(_findings(), CASES, floor)
     ratios = dict(report["ratios"])
     assert ratios.pop("fused_cold_vs_floor") == pytest.approx(16 / floor.ms, rel=1e-3)
+    assert ratios.pop("fused_cold_vs_luckiest_floor") >= 16 / floor.ms * 0.999
     assert ratios == RATIOS
     # Both sides of a pair slow down alike, so that the interval is a point.
     assert report["ratios_ci95"]["fused_vs_best_peer_cold"] == [0.8, 0.8]
@@ -170,6 +171,7 @@ def test_the_whole_run_with_stand_ins(tmp_path: Path, monkeypatch: pytest.Monkey
         == {
             *RATIOS,
             "fused_cold_vs_floor",
+            "fused_cold_vs_luckiest_floor",
             "memory_vs_onnxruntime",
         }
     )
