@@ -3,6 +3,7 @@
     profile.tower.foundation.decoder    the decoder over a request's tokens             marquee::decoder_step
     candidate.crossed.decoder           its top layers over the request's candidates    marquee::decoder_step
     candidate.interaction               from item rows to logits                        marquee::score_candidates
+    candidate.interaction.profile       what it reads of the profile's vector           marquee::linear
     profile.tower.foundation.facet_embedding, *.sparse    embeddings of id columns      marquee::pool_bags
 
 What has no fused form stays as the ranker has it, and the report says why. Of an interaction that stays, the first
@@ -31,7 +32,8 @@ from serving.no_fused_form import NoFusedForm
 from serving.split import Halves
 
 DECODER_STEP, SCORE_CANDIDATES = "marquee::decoder_step", "marquee::score_candidates"
-FIRST_LAYER, POOL_BAGS = "marquee::interaction_first_layer", "marquee::pool_bags"
+FIRST_LAYER, LINEAR = "marquee::interaction_first_layer", "marquee::linear"
+POOL_BAGS = "marquee::pool_bags"
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def fuse(halves: Halves) -> Kernels:
             swap("candidate.crossed.decoder", DECODER_STEP, lambda: _fused(crossed.decoder, tower))
     if isinstance(interaction, Interaction):
         swap("candidate.interaction", SCORE_CANDIDATES, lambda: FusedCandidates(interaction))
+        if "candidate.interaction" in kernels.fused:
+            kernels.fused["candidate.interaction.profile"] = LINEAR
     for name, child in list(both.named_modules()):
         if type(child) in OF_INTERACTION:
             swap(name, FIRST_LAYER, OF_INTERACTION[type(child)])

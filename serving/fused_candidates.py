@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ranker.arches.interaction import Interaction
 from serving.kernels.candidates.ops import ItemTables, Weights, score_candidates
 from serving.no_fused_form import NoFusedForm
+from serving.packed_linear import PackedLinear
 from serving.quantise import QuantisedLinear, QuantisedRows, packed_weights
 from serving.split import ItemRows
 
@@ -25,8 +26,6 @@ class FusedCandidates(nn.Module):
         NoFusedForm: if it has a cross network or layers of the tasks' own.
     """
 
-    profile_projection: nn.Module
-    profile_dots: nn.Module
     dots: Tensor
     x_table: Tensor
     e_table: Tensor
@@ -49,8 +48,7 @@ class FusedCandidates(nn.Module):
                 self.register_buffer(name, rows.table.contiguous())
         self.register_buffer("dots", interaction.dot_weights.detach().clone())
         self.num_dots, self.num_tasks = interaction.num_dots, interaction.heads.out_features
-        self.profile_projection = interaction.profile_projection
-        self.profile_dots = interaction.profile_dots
+        self.profile = PackedLinear(interaction.profile_projection, interaction.profile_dots)
         self.has_features = interaction.feature_projection is not None
         self.has_crossed = interaction.crossing_projection is not None
         self._layers: list[str] = []
@@ -89,12 +87,13 @@ class FusedCandidates(nn.Module):
             logits `[C, N]`.
         """
         assert self.has_features == (features is not None) and self.has_crossed == (crossed is not None)
-        profile_BKE = self.profile_dots(vector).view(-1, self.num_dots, self.e_table.shape[1])
+        K, E, H = self.num_dots, self.e_table.shape[1], self.x_table.shape[1]
+        p_BH, q_BF = self.profile(vector).split((H, K * E), dim=1)
         return score_candidates(
             item_rows,
             offsets,
             ItemTables(self.x_table, self.e_table, self._named(self._table_scales)),
-            (self.profile_projection(vector), profile_BKE),
+            (p_BH, q_BF.unflatten(1, (K, E))),
             (features, crossed),
             Weights(self.dots, self._named(self._layers), self._named(self._scales), self.num_tasks),
         )

@@ -97,7 +97,10 @@ def test_no_tensor_of_the_candidate_graph_spreads_the_profile(decoder: Cut):
     )
     (vector,) = decoder.halves.profile(*inputs)
     width = vector.shape[1]
-    widths = {tensor.shape[-1] for tensor in decoder.halves.candidate.state_dict().values()}
+    weights = decoder.halves.candidate.state_dict().values()
+    widths = {
+        size for tensor in weights for size in tensor.shape[1:]
+    }  # packed weights are [panels, width, 16]
     assert width in widths, "the profile's width must be recognisable in the graph"
     program = export_program(decoder.halves.candidate, (vector, *candidates), candidate_shapes())
     num_candidates = _placeholder(program, "inputs_1").shape[0]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from serving.fused_candidates import FusedCandidates
@@ -99,15 +99,6 @@ def test_any_sizes_and_int8_rows(
             assert error(fused(*call), plain(*call).double()) <= 1e-5, name
 
 
-class _Constant(nn.Module):
-    def __init__(self, value: Tensor) -> None:
-        super().__init__()
-        self.value = value
-
-    def forward(self, _: Tensor) -> Tensor:
-        return self.value
-
-
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_candidate_does_not_depend_on_the_batch(
     capability: Any, capabilities: list[str], int8: bool
@@ -116,13 +107,9 @@ def test_a_candidate_does_not_depend_on_the_batch(
     fused = FusedCandidates(_interaction((67, 33), 21, 3, 5, 9, int8_rows=int8))
     vector, rows, offsets, features, crossed = _call([31, 0, 102], 5, 9)
     assert features is not None and crossed is not None
-    weights = (fused.profile_projection(vector), fused.profile_dots(vector))
     threads = torch.get_num_threads()
 
     def score(requests: slice, candidates: slice, offsets: Tensor) -> Tensor:
-        projected, dots = weights[0][requests], weights[1][requests]
-        # A matrix product of torch may round differently with another number of rows; the operator may not.
-        fused.profile_projection, fused.profile_dots = _Constant(projected), _Constant(dots)
         return fused(vector[requests], rows[candidates], offsets, features[candidates], crossed[candidates])
 
     for name in capabilities:
@@ -159,7 +146,8 @@ def _operands(lengths: list[int]) -> list[Any]:
     fused = FusedCandidates(_interaction())
     vector, rows, offsets, features, _ = _call(lengths)
     weights = [fused.get_buffer(f"layer_{at}") for at in range(5)]
-    p, q = fused.profile_projection(vector), fused.profile_dots(vector).view(-1, 3, 20)
+    both = fused.profile(vector)
+    p, q = both[:, :48].contiguous(), both[:, 48:].unflatten(1, (3, 20))
     return [rows, offsets, fused.x_table, fused.e_table, [], p, q, fused.dots, features, None, weights, [], 2]
 
 
@@ -179,6 +167,8 @@ def _operands(lengths: list[int]) -> list[Any]:
         (4, lambda s: [torch.ones(37)], ValueError, "table_scales has 1 tensors; it must have 2"),
         (4, lambda s: [torch.ones(37)] * 2, TypeError, "x_table is Float; with scales it must be int8"),
         (5, lambda p: p.t().contiguous().t(), ValueError, "p has strides .*; it must be contiguous"),
+        (5, lambda p: p[:1].expand(3, -1), ValueError, r"p has shape \[3, 48\]; it must be \[2, 48\]"),
+        (6, lambda q: q.mT.contiguous().mT, ValueError, "q has strides .*; it must be contiguous"),
         (6, lambda q: q[0], ValueError, r"q has shape \[3, 20\]; it must be \[B, K, E\]"),
         (7, lambda w: w[:, 1:], ValueError, r"dot_weights has shape \[3, 47\]; it must be \[3, 48\]"),
         (8, lambda f: f[1:], ValueError, r"features has shape \[4, 5\]; it must be \[5, 5\]"),

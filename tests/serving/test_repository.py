@@ -35,6 +35,9 @@ def test_the_manifest_tells_origin_parity_and_kernels(trained: LoadedRanker, mod
         "fused": {
             "profile.tower.foundation.decoder": "marquee::decoder_step",
             "candidate.interaction": "marquee::score_candidates",
+            "candidate.interaction.profile": "marquee::linear",
+            "profile.tower.foundation.facet_embedding": "marquee::pool_bags",
+            "profile.tower.sparse": "marquee::pool_bags",
         },
         "not_fused": {},
     }

@@ -82,10 +82,13 @@ void pool_columns(const Feature& feature, const int64_t* ids, int64_t least, int
 }
 
 void pool(const Feature& feature, const int64_t* ids, int64_t least, float* out) {
-  constexpr int64_t kWide = 32;
+  constexpr int64_t kWide = 32, kNarrow = 8;
   int64_t column = 0;
   for (; column + kWide <= feature.width; column += kWide) {
     pool_columns<kWide>(feature, ids, least, column, out);
+  }
+  for (; column + kNarrow <= feature.width; column += kNarrow) {
+    pool_columns<kNarrow>(feature, ids, least, column, out);
   }
   for (; column < feature.width; ++column) {
     pool_columns<1>(feature, ids, least, column, out);

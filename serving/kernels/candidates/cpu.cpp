@@ -36,6 +36,18 @@ void check_floats(const at::Tensor& tensor, const std::string& name, at::IntArra
   check_layout(tensor, name, shape);
 }
 
+// How many floats a request's values lie behind the former request's; those of one request lie together.
+int64_t rows_apart(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) {
+  TORCH_CHECK_VALUE(tensor.sizes() == shape, "score_candidates: ", name, " has shape ", tensor.sizes(),
+                    "; it must be ", shape);
+  if (shape[0] < 2) {
+    check_floats(tensor, name, shape);
+    return 0;
+  }
+  check_floats(tensor.select(0, 0), name, shape.slice(1));
+  return tensor.stride(0);
+}
+
 Table table_of(const at::Tensor& tensor, const std::string& name, int64_t num_items, const at::Tensor* scales) {
   TORCH_CHECK_VALUE(tensor.dim() == 2, "score_candidates: ", name, " has shape ", tensor.sizes(),
                     "; it must be [I, width]");
@@ -213,8 +225,8 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   o.x = table_of(x_table, "x_table", I, table_scales.empty() ? nullptr : &table_scales[0]);
   o.e = table_of(e_table, "e_table", I, table_scales.empty() ? nullptr : &table_scales[1]);
   const int64_t H = o.x.width, E = o.e.width;
-  check_floats(p, "p", {B, H});
-  check_floats(q, "q", {B, K, E});
+  o.p_stride = rows_apart(p, "p", {B, H});
+  o.q_stride = rows_apart(q, "q", {B, K, E});
   check_floats(dot_weights, "dot_weights", {K, H});
 
   Weights taken(weights, scales);

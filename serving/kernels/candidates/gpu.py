@@ -181,6 +181,7 @@ def score_candidates_gpu(
         raise TypeError("linear weights are int8; on a GPU they must be torch.float32 (--linears float32)")
     of_features = features is not None
     layers = weights[of_features + (crossed is not None) :]
+    p, q = p.contiguous(), q.contiguous()
     _check(rows, offsets, x_table, e_table, table_scales, p, q, dot_weights, features, crossed, weights)
     if layers[-1].numel() != num_tasks:
         raise ValueError(f"the last layer has {layers[-1].numel()} outputs; there are {num_tasks} tasks")

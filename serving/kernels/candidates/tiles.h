@@ -28,8 +28,9 @@ struct Operands {
   const int64_t* offsets;  // [B + 1]
   Table x;                 // of width H
   Table e;                 // of width E
-  const float* p;          // [B, H]
-  const float* q;          // [B, K, E]
+  const float* p;          // [B, H], p_stride floats from one request to the next
+  const float* q;          // [B, K, E], q_stride
+  int64_t p_stride, q_stride;
   int64_t num_dots;        // K
   const float* features;   // [C, F]; null: none, and F is 0
   PackedWeights met;       // float32, K + F inputs: the dot products, then the features

@@ -129,7 +129,7 @@ inline void meet(const Operands& o, Worker& worker, const Scratch& scratch, Span
       }
     }
     if (worker.packed_request != request) {
-      pack_queries(o.q + request * K * E, K, E, scratch.queries);
+      pack_queries(o.q + request * o.q_stride, K, E, scratch.queries);
       worker.packed_request = request;
     }
     float* met = scratch.met + (first - tile.begin) * scratch.met_stride;
@@ -154,7 +154,7 @@ inline void first_layer(const Operands& o, const Scratch& scratch, Span tile, co
   const int64_t rows = tile.end - tile.begin, stride = scratch.hidden_stride, H = o.x.width, D = o.crossing.num_inputs;
   float* hidden = scratch.hidden[0];
   for (int64_t row = 0; row < rows; ++row) {
-    const float* p = o.p + request_of_row[row] * H;
+    const float* p = o.p + request_of_row[row] * o.p_stride;
     for (int64_t h = 0; h < H; h += kLanes) {
       store(hidden + row * stride + h, load_item<Value>(o.x, o.rows[tile.begin + row], h) + load_within(p, h, H));
     }

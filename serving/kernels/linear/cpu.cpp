@@ -7,6 +7,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <optional>
 #include <vector>
 
@@ -16,8 +17,11 @@
 namespace marquee::linear {
 namespace {
 
-// Products below which a second thread costs more than it brings.
-constexpr int64_t kGrainProducts = 1 << 21;
+// Products below which a second thread costs more than it brings; a row alone counts as kLeastRows, since reading the
+// weights takes its time.
+constexpr int64_t kGrainProducts = 1 << 21, kLeastRows = 16;
+// Panels that a thread takes at once, where there are fewer rows than one block has.
+constexpr int64_t kTaskPanels = 8;
 
 void check(const at::Tensor& tensor, const char* name, at::ScalarType dtype, at::IntArrayRef shape) {
   TORCH_CHECK_TYPE(tensor.scalar_type() == dtype, "linear: ", name, " is ", tensor.scalar_type(), "; it must be ",
@@ -35,6 +39,26 @@ Rows rows_for(CpuCapability capability) {
       return rows_avx2;
     default:
       return rows_baseline;
+  }
+}
+
+// Blocks are handed out by a counter: a core that somebody else also uses takes fewer.
+void multiply_all(const Operands& operands, int64_t R) {
+  const int64_t K = operands.weights.num_inputs, panels = num_panels(operands.weights.num_outputs);
+  const int64_t blocks_down = (R + kTile - 1) / kTile, block_panels = R > kTile ? panels : kTaskPanels;
+  const int64_t blocks_across = (panels + block_panels - 1) / block_panels, num_blocks = blocks_down * blocks_across;
+  const int64_t worth = std::max(R, kLeastRows) * K * panels * kPanel / kGrainProducts;
+  const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
+  const int num_threads = static_cast<int>(std::clamp<int64_t>(std::min(worth, num_blocks), 1, most));
+  const Rows rows = rows_for(cpu_capability());
+  std::atomic<int64_t> counter{0};
+#pragma omp parallel num_threads(num_threads)
+  {
+    std::vector<uint8_t> scratch(operands.weights.scales == nullptr ? 0 : kTile * byte_stride(K));
+    for (int64_t block = counter.fetch_add(1); block < num_blocks; block = counter.fetch_add(1)) {
+      const int64_t row = block / blocks_across * kTile, panel = block % blocks_across * block_panels;
+      rows(operands, {row, std::min(row + kTile, R), panel, std::min(panel + block_panels, panels)}, scratch.data());
+    }
   }
 }
 
@@ -59,14 +83,7 @@ at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& packed, const std::
   }
   at::Tensor out = at::empty({R, N}, x.options());
   operands.out = out.mutable_data_ptr<float>();
-  const Rows rows = rows_for(cpu_capability());
-  const int64_t grain = std::max<int64_t>(1, kGrainProducts / std::max<int64_t>(K * columns, 1));
-  at::parallel_for(0, R, grain, [&](int64_t begin, int64_t end) {
-    std::vector<uint8_t> scratch(scales.has_value() ? kTile * byte_stride(K) : 0);
-    for (int64_t row = begin; row < end; row += kTile) {
-      rows(operands, row, std::min(row + kTile, end), scratch.data());
-    }
-  });
+  multiply_all(operands, R);
   return out;
 }
 

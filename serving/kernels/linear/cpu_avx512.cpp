@@ -4,8 +4,8 @@
 
 namespace marquee::linear {
 
-void rows_avx512(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
-  rows(operands, begin, end, scratch);
+void rows_avx512(const Operands& operands, Block block, uint8_t* scratch) {
+  rows(operands, block, scratch);
 }
 
 }  // namespace marquee::linear

@@ -18,11 +18,16 @@ struct Operands {
 // Rows that are computed together: as many as the tiles of both instruction sets divide.
 constexpr int64_t kTile = 96;
 
-// Writes rows [begin, end) of out, at most kTile. `scratch` takes kTile * byte_stride(K) bytes, for int8 weights.
-using Rows = void (*)(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+// A block of out: rows, at most kTile, by panels.
+struct Block {
+  int64_t begin, end, first_panel, last_panel;
+};
 
-void rows_baseline(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
-void rows_avx2(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
-void rows_avx512(const Operands&, int64_t begin, int64_t end, uint8_t* scratch);
+// Writes a block of out. `scratch` takes kTile * byte_stride(K) bytes, for int8 weights.
+using Rows = void (*)(const Operands&, Block block, uint8_t* scratch);
+
+void rows_baseline(const Operands&, Block block, uint8_t* scratch);
+void rows_avx2(const Operands&, Block block, uint8_t* scratch);
+void rows_avx512(const Operands&, Block block, uint8_t* scratch);
 
 }  // namespace marquee::linear

@@ -17,12 +17,12 @@ __attribute__((noinline)) void store_some(float* to, const float* bias, int64_t 
   }
 }
 
-inline void rows(const Operands& operands, int64_t begin, int64_t end, uint8_t* scratch) {
+inline void rows(const Operands& operands, Block block, uint8_t* scratch) {
   const int64_t K = operands.weights.num_inputs, N = operands.weights.num_outputs;
   float scales[kTile];
-  const Activations x{operands.x + begin * K, K, end - begin, scratch, scales};
+  const Activations x{operands.x + block.begin * K, K, block.end - block.begin, scratch, scales};
   const auto out = [&](int64_t row, int64_t column, Vector values) {
-    float* to = operands.out + (begin + row) * N + column;
+    float* to = operands.out + (block.begin + row) * N + column;
     const float* bias = operands.bias == nullptr ? nullptr : operands.bias + column;
     if (column + kLanes <= N) {
       store(to, bias == nullptr ? values : values + load(bias));
@@ -31,7 +31,7 @@ inline void rows(const Operands& operands, int64_t begin, int64_t end, uint8_t* 
     }
   };
   prepare(x, operands.weights);
-  multiply(x, operands.weights, 0, num_panels(N), out);
+  multiply(x, operands.weights, block.first_panel, block.last_panel, out);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from serving.kernels.extension import load_extension
+from serving.kernels.linear.panels import unpack
 
 load_extension()
 
@@ -39,4 +40,12 @@ def _fake(x: Tensor, packed: Tensor, scales: Tensor | None, bias: Tensor | None,
     return x.new_empty(x.shape[0], num_outputs)
 
 
+def _cuda(x: Tensor, packed: Tensor, scales: Tensor | None, bias: Tensor | None, num_outputs: int) -> Tensor:
+    """By cuBLAS, the weights unpacked at every call."""
+    if scales is not None:
+        raise TypeError("linear weights are int8; on a GPU they must be torch.float32 (--linears float32)")
+    return torch.nn.functional.linear(x, unpack(packed, num_outputs), bias)
+
+
 torch.library.register_fake("marquee::linear", _fake)
+torch.library.register_kernel("marquee::linear", "cuda", _cuda)
