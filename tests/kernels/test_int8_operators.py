@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from foundation.branches import branches
 from foundation.decoder import Decoder, DecoderConfig
@@ -33,7 +34,7 @@ def _quantised(part: nn.Module, rows: bool = False) -> Any:
     profile = nn.ModuleDict({"decoder": part if is_decoder else nn.Identity()})
     candidate = nn.ModuleDict({"interaction": nn.Identity() if is_decoder else part})
     halves: Any = Halves(profile, candidate)  # type: ignore[arg-type]  # only what quantise_halves looks for
-    of_part = quantise_halves(halves, rows=rows, linears=True)
+    of_part: Any = quantise_halves(halves, rows=rows, linears=True)
     return of_part.profile["decoder"] if is_decoder else of_part.candidate["interaction"]
 
 
@@ -127,7 +128,7 @@ def _scoring_operands(offsets: torch.dtype, rows: bool) -> list[Any]:
     return seen.operands
 
 
-class _Seen(torch.utils._python_dispatch.TorchDispatchMode):
+class _Seen(TorchDispatchMode):
     """Keeps the operands of `score_candidates`."""
 
     operands: list[Any]

@@ -78,7 +78,7 @@ def test_a_linear_layer_whose_values_are_whole_numbers_is_exact(bias: bool) -> N
 
 def test_a_weight_that_is_not_finite_is_an_error(halves: Halves) -> None:
     spoiled = quantise_halves(halves)
-    mlp = spoiled.candidate.interaction.mlp
+    mlp = spoiled.candidate.get_submodule("interaction.mlp")
     linear = next(module for module in mlp.modules() if isinstance(module, nn.Linear))
     with torch.no_grad():
         linear.weight[0, 0] = torch.inf
