@@ -19,6 +19,7 @@ from foundation.decoder import Decoder, DecoderConfig
 from foundation.layout import layout
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from ranker.arches.interaction import interaction_first_layer as reference
+from serving.fused_bags import FusedFacets
 from serving.fused_candidates import FusedCandidates
 from serving.fused_decoder import FusedDecoder
 from serving.kernels.extension import cpu_capability
@@ -116,6 +117,29 @@ def bench_score_candidates(benchmark: BenchmarkFixture, capsys: pytest.CaptureFi
         print(
             f"\nscore_candidates C={C} H={H} E={E} K={K}, {path}, {torch.get_num_threads()} threads: at least "
             f"{floor_operations:,} operations; reference / fused = {ratio:.1f} (medians, interleaved)"
+        )
+
+
+def bench_pool_bags(benchmark: BenchmarkFixture, capsys: pytest.CaptureFixture[str]) -> None:
+    """Six facets of 256 tokens; the reference is PyTorch's own bag, timed interleaved."""
+    T, W, D, rows = 256, 6, 256, 5000
+    torch.manual_seed(0)
+    facets = torch.nn.EmbeddingBag(rows, D, mode="sum", padding_idx=0)
+    ids = torch.randint(0, rows, (T, W))
+    fused_facets = FusedFacets(facets)
+
+    with torch.inference_mode():
+        error = float((fused_facets(ids) - facets(ids)).abs().max())
+        assert error <= _TOLERANCE, "a kernel that computes something else is not timed"
+        ratio = _interleaved_ratio(facets, fused_facets, (ids,), _ROUNDS)
+        benchmark(fused_facets, ids)
+
+    floor_bytes = (T * W + T) * D * 4
+    benchmark.extra_info.update(reference_over_fused=ratio, floor_bytes=floor_bytes, error=error)
+    with capsys.disabled():
+        print(
+            f"\npool_bags T={T} W={W} D={D}, {torch.get_num_threads()} threads: at least {floor_bytes:,} bytes move; "
+            f"reference / fused = {ratio:.1f} (medians, interleaved)"
         )
 
 
