@@ -43,11 +43,13 @@ from benchmarks.sweep_plot import plot_sweeps
 from benchmarks.workload import BATCH, CANDIDATE_SWEEP, HISTORY_SWEEP, WORKLOADS, Workload
 from foundation.errors import DataError, run_command
 from foundation.library_notices import library_notices_off
-from serving.threads import available_cores
+from serving.threads import SPIN_COUNT, SPIN_VARIABLE, available_cores
 
 MEMORY_CANDIDATES, MEMORY_TOKENS, MEMORY_PROCESSES = 2_000, 1_024, 3
 MEMORY_RIVAL = "onnxruntime"
 SWEEP_BLOCKS, SWEEP_RUNS = 3, 5
+LIBGOMP_SPIN_COUNT = "300000"
+"""libgomp's own default, for peers: they wait for work as they would without us; ours as the server has it."""
 
 Start = Callable[[str], Worker]
 """A new process of the named variant."""
@@ -223,7 +225,9 @@ def _starter(config: LatencyConfig, folder: Path) -> Start:
         scratch = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder))
         command = [sys.executable, "-m", "benchmarks.baselines.worker"]
         command += ["--variant", name, "--threads", threads, "--folder", str(scratch)]
-        return Worker(name, command, scratch / "log.txt", {**os.environ, "OMP_NUM_THREADS": threads})
+        spins = str(SPIN_COUNT) if name.startswith("fused") else LIBGOMP_SPIN_COUNT
+        environment = {**os.environ, "OMP_NUM_THREADS": threads, SPIN_VARIABLE: spins}
+        return Worker(name, command, scratch / "log.txt", environment)
 
     return start
 

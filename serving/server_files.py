@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from serving.threads import SPIN_COUNT, SPIN_VARIABLE, VARIABLE
+from serving.threads import SPIN_VARIABLE, VARIABLE, spin_count
 
 WHEEL = "pytriton"
 STUB = "triton_python_backend_stub"
@@ -56,7 +56,7 @@ class ServerFiles:
         return {
             **base,
             VARIABLE: str(threads),
-            SPIN_VARIABLE: base.get(SPIN_VARIABLE, str(SPIN_COUNT)),
+            SPIN_VARIABLE: spin_count(base),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": os.pathsep.join(paths),
         }

@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from foundation import TRAINING_SPIN_COUNT
+
 VARIABLE = "MARQUEE_INTRA_OP_THREADS"
 """Set by the launcher in the server's environment."""
-SPIN_VARIABLE, SPIN_COUNT = "GOMP_SPINCOUNT", 3000
-"""How long OpenMP's idle threads spin before they sleep: as in training, see `foundation`."""
+SPIN_VARIABLE, SPIN_COUNT = "GOMP_SPINCOUNT", 10_000
+"""How long OpenMP's idle threads spin before they sleep: long enough for what lies between two operators of a request.
+
+Candidates of the reference workload take 0.91 ms with training's 3,000, 0.79 with this, 0.77 with 30,000; beside two busy
+processes a request takes no more CPU time than with 3,000, and twice as much with 100,000."""
 
 
 def available_cores() -> int:
@@ -28,3 +33,9 @@ def intra_op_threads(environment: Mapping[str, str]) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"{VARIABLE} is {text!r}; it must be a whole number above 0")
     return int(text)
+
+
+def spin_count(environment: Mapping[str, str]) -> str:
+    """What the environment asks for; where that is nothing, or what `foundation` set for training, the served model's."""
+    asked_for = environment.get(SPIN_VARIABLE, TRAINING_SPIN_COUNT)
+    return str(SPIN_COUNT) if asked_for == TRAINING_SPIN_COUNT else asked_for

@@ -67,7 +67,7 @@ def test_the_models_process_has_the_environment_that_is_meant(server: Server):
     (stub,) = (pid for pid in processes_of(server.pid) if pid != server.pid)
     lines = Path(f"/proc/{stub}/environ").read_bytes().decode().split("\0")
     environment = dict(line.split("=", 1) for line in lines if line)
-    assert environment["GOMP_SPINCOUNT"] == os.environ.get("GOMP_SPINCOUNT", "3000")
+    assert environment["GOMP_SPINCOUNT"] == "10000"  # not what foundation set for training in this process
     assert environment.get("OMP_WAIT_POLICY") == os.environ.get("OMP_WAIT_POLICY")
     assert environment["MARQUEE_INTRA_OP_THREADS"] == "1"
 
@@ -246,7 +246,7 @@ def test_a_server_of_ones_own_brings_its_backends(tmp_path: Path):
     assert environment["PATH"] == f"{Path(sys.executable).parent}:/bin"
     assert environment["MARQUEE_INTRA_OP_THREADS"] == "3"
     assert environment["HOME"] == "/h"
-    assert environment["GOMP_SPINCOUNT"] == "3000"
+    assert environment["GOMP_SPINCOUNT"] == "10000"
     assert "OMP_WAIT_POLICY" not in environment
     assert files.environment({"GOMP_SPINCOUNT": "7"}, threads=3)["GOMP_SPINCOUNT"] == "7"
 
