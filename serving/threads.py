@@ -12,8 +12,8 @@ VARIABLE = "MARQUEE_INTRA_OP_THREADS"
 SPIN_VARIABLE, SPIN_COUNT = "GOMP_SPINCOUNT", 10_000
 """How long OpenMP's idle threads spin before they sleep: long enough for what lies between two operators of a request.
 
-Candidates of the reference workload take 0.91 ms with training's 3,000, 0.79 with this, 0.77 with 30,000; beside two busy
-processes a request takes no more CPU time than with 3,000, and twice as much with 100,000."""
+Candidates of the reference workload take 0.91 ms with training's 3,000, 0.79 with this, 0.77 with 30,000; beside two
+busy processes a request takes no more CPU time than with 3,000, and twice as much with 100,000."""
 
 
 def available_cores() -> int:
@@ -36,6 +36,6 @@ def intra_op_threads(environment: Mapping[str, str]) -> int:
 
 
 def spin_count(environment: Mapping[str, str]) -> str:
-    """What the environment asks for; where that is nothing, or what `foundation` set for training, the served model's."""
+    """What the environment asks for; where that is nothing, or what `foundation` set for training, `SPIN_COUNT`."""
     asked_for = environment.get(SPIN_VARIABLE, TRAINING_SPIN_COUNT)
     return str(SPIN_COUNT) if asked_for == TRAINING_SPIN_COUNT else asked_for
