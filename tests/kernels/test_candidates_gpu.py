@@ -63,3 +63,16 @@ def test_gpu_matches_cpu() -> None:
 
     expected = logits("cpu")
     assert (logits("cuda") - expected).abs().max() <= 1e-5 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_layers_without_a_weight_or_a_bias_are_an_error(number: int) -> None:
+    from serving.kernels.candidates.gpu import score_candidates_gpu
+
+    p, q, table = torch.zeros(1, 16), torch.zeros(1, 2, 4), torch.zeros(3, 16)
+    rows, offsets = torch.tensor([0]), torch.tensor([0, 1])
+    weights = [torch.zeros(1, 16, 16)] * number
+    with pytest.raises(ValueError, match=f"there are {number} weights"):
+        score_candidates_gpu(
+            rows, offsets, table, table[:, :4], [], p, q, torch.zeros(2, 16), None, None, weights, [], 1
+        )

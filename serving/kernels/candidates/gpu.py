@@ -181,6 +181,11 @@ def score_candidates_gpu(
         raise TypeError("linear weights are int8; on a GPU they must be torch.float32 (--linears float32)")
     of_features = features is not None
     layers = weights[of_features + (crossed is not None) :]
+    if len(layers) < 2 or len(layers) % 2:
+        raise ValueError(
+            f"there are {len(weights)} weights; they must be one for features, one for crossed candidates, and two for "
+            "each layer"
+        )
     p, q = p.contiguous(), q.contiguous()
     _check(rows, offsets, x_table, e_table, table_scales, p, q, dot_weights, features, crossed, weights)
     if layers[-1].numel() != num_tasks:
