@@ -37,6 +37,8 @@ from serving.split import Halves, split
 CANDIDATE_SWEEP = (50, 100, 200, 500, 1_000, 2_000)
 HISTORY_SWEEP = (64, 128, 256, 512, 1_024)
 """Tokens, the request's own among them."""
+LONGEST_HISTORY = max(HISTORY_SWEEP) - 1
+"""Events: the window of every workload's ranker, so that one ranker, exported once, is asked for all sizes."""
 BATCH = 4
 
 
@@ -68,6 +70,10 @@ class WorkloadConfig:
                 raise ValueError(
                     f"WorkloadConfig.{name} is {getattr(self, name)}; it must be at least {least}"
                 )
+        if self.tokens > LONGEST_HISTORY + 1:
+            raise ValueError(
+                f"WorkloadConfig.tokens is {self.tokens}; it must be at most {LONGEST_HISTORY + 1}"
+            )
 
 
 WORKLOADS = {
@@ -99,7 +105,7 @@ class Workload:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.ranker: Ranker = build_ranker(
-                config.width, config.crossing_layers, config.num_items, max(config.tokens - 1, 255)
+                config.width, config.crossing_layers, config.num_items, LONGEST_HISTORY
             )
         self.requests = tuple(
             self._request(number, config.tokens, config.candidates) for number in range(config.num_requests)

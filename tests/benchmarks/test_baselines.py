@@ -14,6 +14,7 @@ import torch
 from benchmarks.baselines.case_graph import case_graph, workload_of
 from benchmarks.baselines.protocol import Case, Part, Session, answer
 from benchmarks.baselines.variants import MODULES, make_variant
+from benchmarks.workload import HISTORY_SWEEP
 from serving.parity import INT8_TOLERANCE, TOLERANCE, difference
 
 PEER_TOLERANCE = 1e-4
@@ -101,6 +102,13 @@ def test_the_fused_programs_agree_in_every_part_and_batch(workload: str, tmp_pat
         assert difference(expected, torch.from_numpy(logits)) <= TOLERANCE
     vectors = fused.load(Case(workload, "profile", requests=4)).run(0)
     assert vectors[0].shape[0] == 4
+
+
+def test_programs_exported_once_answer_every_size_of_the_sweeps(tmp_path: Path) -> None:
+    fused = make_variant("fused", torch.get_num_threads(), tmp_path)
+    for tokens in (16, max(HISTORY_SWEEP)):
+        case = Case("small", tokens=tokens)
+        assert gap(fused.load(case), case) <= TOLERANCE
 
 
 @pytest.mark.parametrize("part", ["whole", "profile", "candidates"])

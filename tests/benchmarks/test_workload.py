@@ -80,3 +80,8 @@ def test_four_requests_joined_score_as_alone(crossing_layers: int, ragged: bool)
 def test_a_workload_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"WorkloadConfig\.candidates is 0"):
         replace(SMALL, candidates=0)
+
+
+def test_a_history_beyond_the_rankers_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"WorkloadConfig\.tokens is 1025; it must be at most 1024"):
+        replace(SMALL, tokens=1_025)
