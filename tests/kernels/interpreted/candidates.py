@@ -129,7 +129,7 @@ def test_a_candidate_scores_the_same_alone() -> None:
         (1, torch.zeros(3, dtype=torch.int64), ValueError, "offsets has shape"),
         (2, torch.zeros(11, 40).char(), TypeError, "x_table is torch.int8"),
         (4, [torch.zeros(11)], ValueError, "table_scales 1 tensors"),
-        (8, torch.zeros(3, 4), ValueError, "weights of features has shape"),
+        (8, torch.zeros(3, 4), ValueError, "there are 4 weights"),
         (10, [torch.zeros(1, 10, 16, 4).char()] * 4, TypeError, "int8; on a GPU"),
         (11, [torch.zeros(2, 48)], TypeError, "int8; on a GPU"),
         (12, 2, ValueError, "there are 2 tasks"),
@@ -139,4 +139,11 @@ def test_refuses(at: int, operand: object, kind: type[Exception], message: str) 
     operands, _ = operands_of(Case([3], (40, 24), 2, 16))
     operands[at] = operand
     with pytest.raises(kind, match=message):
+        score_candidates_gpu(*operands)
+
+
+def test_refuses_features_of_another_width() -> None:
+    operands, _ = operands_of(Case([3], (40, 24), 2, 16, F=3))
+    operands[8] = torch.zeros(3, 4)
+    with pytest.raises(ValueError, match="weights of features has shape"):
         score_candidates_gpu(*operands)
