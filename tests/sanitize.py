@@ -34,7 +34,7 @@ def main() -> int:
     told = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     best, extension = told.split()
     assert Path(extension).is_relative_to(PACKAGE), f"{extension} is not the instrumented extension"
-    paths = ["baseline", "avx2", "avx512", "avx512_vnni"]
+    paths = ["baseline", "avx2", "avx512", "avx512_vnni", "amx"]
     for path in paths[: paths.index(best) + 1]:
         print(f"sanitize: {path}", flush=True)
         code = run_tests({**environment, "MARQUEE_CPU_CAPABILITY": path}, sys.argv[1:])

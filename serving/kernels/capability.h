@@ -5,12 +5,13 @@ namespace marquee {
 
 enum class CpuCapability { baseline, avx2, avx512 };
 
-// The best path this processor can run, or the one MARQUEE_CPU_CAPABILITY (baseline, avx2, avx512 or avx512_vnni)
+// What the avx512 path may use beyond AVX-512 itself: VNNI, four products of bytes in one instruction; and AMX, products
+// of whole tiles. Each level has those before it.
+enum class Extra { none, vnni, amx };
+
+// The best path this processor can run, or the one MARQUEE_CPU_CAPABILITY (baseline, avx2, avx512, avx512_vnni or amx)
 // names. The variable is read at every call. Throws c10::ValueError when it names no path, or one this processor lacks.
 CpuCapability cpu_capability();
-
-// Whether the avx512 path may use VNNI, four products of bytes in one instruction: the level above avx512, which
-// differs in int8 products alone.
-bool cpu_vnni();
+Extra cpu_extra();
 
 }  // namespace marquee

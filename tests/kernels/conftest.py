@@ -50,7 +50,7 @@ def capabilities() -> list[str]:
     """Every path that this processor can run, `baseline` first; or the one that the whole run is to take."""
     if os.environ.get("MARQUEE_CPU_CAPABILITY"):
         return [cpu_capability()]
-    order = ["baseline", "avx2", "avx512", "avx512_vnni"]
+    order = ["baseline", "avx2", "avx512", "avx512_vnni", "amx"]
     return order[: order.index(cpu_capability()) + 1]
 
 

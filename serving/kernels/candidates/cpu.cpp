@@ -74,7 +74,7 @@ class Weights {
                       " tensors; features and crossed candidates need packed weights each");
     const at::Tensor& packed = weights_[at_];
     const std::string name = "weights[" + std::to_string(at_++) + "]";
-    PackedWeights taken{packed.const_data_ptr(), nullptr, inputs, outputs, cpu_vnni()};
+    PackedWeights taken{packed.const_data_ptr(), nullptr, inputs, outputs, cpu_extra()};
     if (may_be_int8 && packed.scalar_type() == at::kChar) {
       check_layout(packed, name, {num_panels(outputs), round_up(inputs, 4) / 4, kPanel, 4});
       taken.scales = take_scales(name, outputs);
@@ -251,7 +251,7 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   const at::Tensor joined = join(dot_weights, static_cast<const float*>(feature_layer.data),
                                  feature_layer.num_inputs);
   o.num_dots = K;
-  o.met = {joined.const_data_ptr(), nullptr, K + feature_layer.num_inputs, H, false};
+  o.met = {joined.const_data_ptr(), nullptr, K + feature_layer.num_inputs, H, Extra::none};
   o.p = p.const_data_ptr<float>();
   o.q = q.const_data_ptr<float>();
   o.layers = layers.data();
@@ -272,7 +272,7 @@ int64_t scratch_floats(const Operands& o) {
   // The dot products are stored by whole panels, so a row of `met` has room for those at least.
   const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.met.num_inputs) + 2 * scratch_stride(o.widest);
   const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + kTileCandidates * strides +
-                         num_panels(kTileCandidates) * kPanel + kTileCandidates * byte_stride(o.widest_input) / 4;
+                         num_panels(kTileCandidates) * kPanel + prepared_bytes(kTileCandidates, o.widest_input) / 4;
   return num_panels(floats) * kPanel;
 }
 

@@ -7,7 +7,7 @@
 
 #include "candidates/tiles.h"
 #include "lanes_impl.h"
-#include "linear/int8_impl.h"
+#include "linear/rows_impl.h"
 
 namespace marquee::candidates {
 namespace {

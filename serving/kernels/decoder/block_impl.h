@@ -17,7 +17,7 @@ struct Scratch {
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
   float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units
   int64_t stride, hidden_stride;
-  uint8_t* bytes;  // [rows, byte_stride(max(F, D))], rows quantised for int8 weights
+  uint8_t* bytes;  // prepared_bytes(rows, max(F, D)), rows as products read them
   float* scales;   // [rows], theirs
   Softmax softmax;
 
@@ -39,7 +39,7 @@ inline Scratch scratch_of(const Step& step, int64_t thread) {
   scratch.hidden_stride = hidden_stride(step);
   scratch.normed = take(rows * scratch.stride);
   scratch.hidden = take(rows * scratch.hidden_stride);
-  scratch.bytes = reinterpret_cast<uint8_t*>(take(rows * quantised_floats(step)));
+  scratch.bytes = reinterpret_cast<uint8_t*>(take(prepared_floats(step)));
   scratch.scales = take(rows);
   Softmax& softmax = scratch.softmax;
   softmax.sums = take(rows * padded(step.K));
@@ -154,6 +154,16 @@ inline void attend_head(const Step& step, const Layer& layer, const Rows& rows, 
 // hidden = gelu(rows times feed_in + bias) in the columns of `panels`.
 inline void feed_in(const Activations& a, const Layer& layer, Range panels, float* hidden, int64_t stride) {
   prepare(a, layer.feed_in);
+#if MARQUEE_LANES == 16
+  if (is_overlapped(layer.feed_in)) {
+    multiply_split(a, layer.feed_in, panels.first, panels.last,
+                   [=, bias = layer.feed_in_bias](int64_t row, int64_t column, Vector sums)
+                       __attribute__((always_inline)) {
+                         store(hidden + row * stride + column, gelu(sums + load(bias + column)));
+                       });
+    return;
+  }
+#endif
   for (int64_t first = panels.first; first < panels.last; first += kStripePanels) {
     const Range stripe{first, first + kStripePanels < panels.last ? first + kStripePanels : panels.last};
     linear_prepared(a, layer.feed_in, stripe, hidden, stride);

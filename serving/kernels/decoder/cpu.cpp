@@ -77,7 +77,7 @@ std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& 
   const int64_t T = a.x.size(0), D = a.x.size(1), F = a.weights[7].size(0);
   const int64_t num_others = 2 * (num_layers(a) - a.num_kept);
   std::vector<Layer> layers;
-  const bool vnni = cpu_vnni();
+  const Extra extra = cpu_extra();
   auto scales = a.scales.begin();
   for (int64_t l = 0; l < num_layers(a); ++l) {
     const auto at = [&](int64_t index) { return a.weights[l * kWeightsPerLayer + index].const_data_ptr<float>(); };
@@ -85,7 +85,7 @@ std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& 
       const at::Tensor& packed = a.weights[l * kWeightsPerLayer + index];
       const bool is_int8 = packed.scalar_type() == at::kChar;
       return PackedWeights{packed.const_data_ptr(), is_int8 ? (scales++)->const_data_ptr<float>() : nullptr, inputs,
-                           outputs, vnni};
+                           outputs, extra};
     };
     const auto stored = [&](int64_t index) {
       return a.stored.empty() ? nullptr : a.stored[index].const_data_ptr<float>();
@@ -110,9 +110,11 @@ int64_t block_rows_for(const Step& step, int64_t num_threads) {
     return equal;
   }
   // The second half of a sequence attends to three times as many keys: it gets fewer rows. In whole register tiles: 136
-  // and 120 of 256 rows take 3.95 and 3.89 ms, 128 and 128 took 3.77 and 4.13.
+  // and 120 of 256 rows take 3.95 and 3.89 ms, 128 and 128 took 3.77 and 4.13. On AMX weights cost half of that.
+  const bool is_amx = cpu_extra() == Extra::amx;
+  const int64_t tile = is_amx ? 16 : 8, key_cost = is_amx ? 2 : 1;
   const int64_t row_cost = 8 * step.D + 4 * step.F + 4 * num_rows;  // on average, where a key costs 8
-  const int64_t balanced = (num_rows / 2 + num_rows * num_rows / row_cost + 4) / 8 * 8;
+  const int64_t balanced = (num_rows / 2 + key_cost * num_rows * num_rows / row_cost + tile / 2) / tile * tile;
   return std::clamp(balanced, equal, std::max(equal, kMostBlockRows));
 }
 

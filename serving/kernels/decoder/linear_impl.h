@@ -2,7 +2,7 @@
 #pragma once
 
 #include "decoder/step.h"
-#include "linear/int8_impl.h"
+#include "linear/rows_impl.h"
 
 namespace marquee::decoder {
 namespace {
@@ -56,6 +56,30 @@ inline void add_rows(const float* values, int64_t stride, int64_t count, const f
       to[column] = to[column] + from[column] + (bias == nullptr ? 0 : bias[column]);
     }
   }
+}
+
+// Whether what is done with the products may be done between them, vector by vector.
+inline bool is_overlapped(const PackedWeights& weights) {
+  return is_split(weights) && weights.num_outputs % kPanel == 0;
+}
+
+// x += rows times weights (+ bias), in the columns of `panels`. `values` is scratch for the products.
+inline void add_linear(const Activations& a, const PackedWeights& weights, Range panels, const float* bias, float* values,
+                       int64_t stride, float* x, int64_t x_stride) {
+  prepare(a, weights);
+#if MARQUEE_LANES == 16
+  if (is_overlapped(weights)) {
+    multiply_split(a, weights, panels.first, panels.last,
+                   [=](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
+                     float* to = x + row * x_stride + column;
+                     const Vector value = load(to) + sums;
+                     store(to, bias == nullptr ? value : value + load(bias + column));
+                   });
+    return;
+  }
+#endif
+  linear_prepared(a, weights, panels, values, stride);
+  add_rows(values, stride, a.count, bias, columns_of(panels, weights.num_outputs), x, x_stride);
 }
 
 }  // namespace

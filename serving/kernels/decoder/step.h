@@ -63,15 +63,17 @@ inline constexpr int64_t padded(int64_t n) { return num_panels(n) * kPanel; }
 
 // Floats of one thread's scratch, in the order of block_impl.h's Scratch.
 inline int64_t hidden_stride(const Step& step) { return scratch_stride(step.F > 3 * step.D ? step.F : 3 * step.D); }
-inline int64_t quantised_floats(const Step& step) { return byte_stride(step.F > step.D ? step.F : step.D) / 4; }
 // In whole cache lines of every array: what follows stays aligned (250 tokens: 1.5 % faster).
 inline int64_t scratch_rows(const Step& step) {
   return padded(step.block_rows > kFewRows ? step.block_rows : kFewRows);
 }
+inline int64_t prepared_floats(const Step& step) {
+  return prepared_bytes(scratch_rows(step), step.F > step.D ? step.F : step.D) / 4;
+}
 inline int64_t scratch_floats(const Step& step) {
   const int64_t rows = scratch_rows(step);
-  const int64_t row = scratch_stride(step.D) + hidden_stride(step) + quantised_floats(step) + 1 + padded(step.K) + 2;
-  return rows * row + kChunkKeys * step.K +
+  const int64_t row = scratch_stride(step.D) + hidden_stride(step) + 1 + padded(step.K) + 2;
+  return rows * row + prepared_floats(step) + kChunkKeys * step.K +
          kChunkKeys * padded(step.K) + kMostTileRows * scratch_stride(kChunkKeys) + kPanel;
 }
 

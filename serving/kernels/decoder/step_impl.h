@@ -25,13 +25,12 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
                   scratch.normed + (first - begin) * scratch.stride, scratch.stride);
     }
   });
-  linear(normed, layer.project_out, all_panels(layer.project_out), scratch.hidden, scratch.hidden_stride);
-  add_rows(scratch.hidden, scratch.hidden_stride, count, nullptr, {0, step.D}, x, step.D);
+  add_linear(normed, layer.project_out, all_panels(layer.project_out), nullptr, scratch.hidden, scratch.hidden_stride, x,
+             step.D);
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, x, count, scratch);
   feed_in(normed, layer, all_panels(layer.feed_in), scratch.hidden, scratch.hidden_stride);
-  linear(scratch.activations(scratch.hidden, scratch.hidden_stride, count), layer.feed_out,
-         all_panels(layer.feed_out), scratch.normed, scratch.stride);
-  add_rows(scratch.normed, scratch.stride, count, layer.feed_out_bias, {0, step.D}, x, step.D);
+  add_linear(scratch.activations(scratch.hidden, scratch.hidden_stride, count), layer.feed_out,
+             all_panels(layer.feed_out), layer.feed_out_bias, scratch.normed, scratch.stride, x, step.D);
 }
 
 // Queries, keys and values of rows [begin, end): what `panels` of project_in yield.
@@ -123,14 +122,12 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
     return;
   }
   const Range own = part(all_panels(layer.project_out));
-  linear(attended, layer.project_out, own, scratch.normed, scratch.stride);
-  add_rows(scratch.normed, scratch.stride, rows.count, nullptr, columns_of(own, step.D), rows.x, step.D);
+  add_linear(attended, layer.project_out, own, nullptr, scratch.normed, scratch.stride, rows.x, step.D);
   barrier();
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, rows.x, rows.count, scratch);
   feed_in(normed, layer, part(all_panels(layer.feed_in)), step.shared.hidden, stride);
   barrier();
-  linear(hidden, layer.feed_out, own, scratch.normed, scratch.stride);
-  add_rows(scratch.normed, scratch.stride, rows.count, layer.feed_out_bias, columns_of(own, step.D), rows.x, step.D);
+  add_linear(hidden, layer.feed_out, own, layer.feed_out_bias, scratch.normed, scratch.stride, rows.x, step.D);
   barrier();
 }
 

@@ -3,13 +3,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <omp.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <atomic>
 #include <optional>
-#include <vector>
 
 #include "capability.h"
 #include "linear/cpu_rows.h"
@@ -51,13 +51,15 @@ void multiply_all(const Operands& operands, int64_t R) {
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
   const int num_threads = static_cast<int>(std::clamp<int64_t>(std::min(worth, num_blocks), 1, most));
   const Rows rows = rows_for(cpu_capability());
+  const int64_t bytes = prepared_bytes(kTile, K);
+  const at::Tensor scratch = at::empty({num_threads * bytes}, at::kByte);
   std::atomic<int64_t> counter{0};
 #pragma omp parallel num_threads(num_threads)
   {
-    std::vector<uint8_t> scratch(operands.weights.scales == nullptr ? 0 : kTile * byte_stride(K));
+    uint8_t* own = scratch.mutable_data_ptr<uint8_t>() + omp_get_thread_num() * bytes;
     for (int64_t block = counter.fetch_add(1); block < num_blocks; block = counter.fetch_add(1)) {
       const int64_t row = block / blocks_across * kTile, panel = block % blocks_across * block_panels;
-      rows(operands, {row, std::min(row + kTile, R), panel, std::min(panel + block_panels, panels)}, scratch.data());
+      rows(operands, {row, std::min(row + kTile, R), panel, std::min(panel + block_panels, panels)}, own);
     }
   }
 }
@@ -69,7 +71,7 @@ at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& packed, const std::
                     "; it must be positive, and fit 32 bits");
   const int64_t R = x.size(0), K = x.size(1), N = num_outputs, panels = num_panels(N), columns = panels * kPanel;
   check(x, "x", at::kFloat, {R, K});
-  Operands operands{x.const_data_ptr<float>(), {packed.const_data_ptr(), nullptr, K, N, cpu_vnni()}, nullptr, nullptr};
+  Operands operands{x.const_data_ptr<float>(), {packed.const_data_ptr(), nullptr, K, N, cpu_extra()}, nullptr, nullptr};
   if (scales.has_value()) {
     check(packed, "packed", at::kChar, {panels, round_up(K, 4) / 4, kPanel, 4});
     check(*scales, "scales", at::kFloat, {2, columns});

@@ -23,7 +23,7 @@ struct Block {
   int64_t begin, end, first_panel, last_panel;
 };
 
-// Writes a block of out. `scratch` takes kTile * byte_stride(K) bytes, for int8 weights.
+// Writes a block of out. `scratch` takes prepared_bytes(kTile, K), at a cache line.
 using Rows = void (*)(const Operands&, Block block, uint8_t* scratch);
 
 void rows_baseline(const Operands&, Block block, uint8_t* scratch);

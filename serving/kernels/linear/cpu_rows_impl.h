@@ -2,8 +2,7 @@
 #pragma once
 
 #include "linear/cpu_rows.h"
-#include "linear/int8_impl.h"
-#include "linear/panels_impl.h"
+#include "linear/rows_impl.h"
 
 namespace marquee::linear {
 namespace {

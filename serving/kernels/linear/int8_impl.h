@@ -113,54 +113,13 @@ inline void quantise_rows(const float* x, int64_t stride, int64_t rows, int64_t 
   }
 }
 
-// Rows that a linear layer reads, `stride` floats apart, and room for them quantised.
-struct Activations {
-  const float* rows;
-  int64_t stride, count;
-  uint8_t* bytes;  // [count, byte_stride(num_inputs)]
-  float* scales;   // [count]
-};
-
-// Before the first `multiply` of these rows and such weights: int8 ones need them quantised.
-inline void prepare(const Activations& a, const PackedWeights& weights) {
-  if (weights.scales != nullptr) {
-    quantise_rows(a.rows, a.stride, a.count, weights.num_inputs, a.bytes, a.scales);
-  }
-}
-
-template <class Out>
-inline void multiply_int8(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last,
-                          const Out& out) {
-  const float* compensation = weights.scales + num_panels(weights.num_outputs) * kPanel;
-  const auto scaled = [&](int64_t row, int64_t column, IntVector sums) {
-    const IntVector exact = sums - __builtin_convertvector(load(compensation + column), IntVector);
-    out(row, column, __builtin_convertvector(exact, Vector) * splat(a.scales[row]) * load(weights.scales + column));
-  };
-  const int64_t num_units = round_up(weights.num_inputs, 4) / 4;
-  const auto multiply_by = [&](auto product) {
-    using Product = decltype(product);
-    const auto* rows = reinterpret_cast<const Int8::Unit*>(a.bytes);
-    const auto* panels = static_cast<const Int8::Unit*>(weights.data);
-    multiply_all<Product>({rows, byte_stride(weights.num_inputs) / 4}, a.count,
-                          {panels, num_units * kPanel, kPanel, num_units}, first, last, scaled);
-  };
-#if MARQUEE_LANES == 16
-  if (weights.vnni) {
-    multiply_by(Int8Vnni{});
-    return;
-  }
-#endif
-  multiply_by(Int8{});
-}
-
-// out(row, column, values) for prepared rows times panels [first, last) of `weights`, see multiply of float32.
-template <class Out>
-inline void multiply(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last, const Out& out) {
-  if (weights.scales != nullptr) {
-    multiply_int8(a, weights, first, last, out);
-    return;
-  }
-  multiply(a.rows, a.stride, a.count, static_cast<const float*>(weights.data), weights.num_inputs, first, last, out);
+// out(row, column, sums) for quantised rows times panels [first, last) of int8 weights.
+template <class Product, class Out>
+inline void multiply_units(const uint8_t* rows, int64_t count, const PackedWeights& weights, int64_t first, int64_t last,
+                           const Out& out) {
+  const int64_t units = round_up(weights.num_inputs, 4) / 4;
+  multiply_all<Product>({reinterpret_cast<const Int8::Unit*>(rows), byte_stride(weights.num_inputs) / 4}, count,
+                        {static_cast<const Int8::Unit*>(weights.data), units * kPanel, kPanel, units}, first, last, out);
 }
 
 }  // namespace

@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "capability.h"
+
 namespace marquee {
 
 constexpr int64_t kPanel = 16;
@@ -26,6 +28,14 @@ inline constexpr int64_t round_up(int64_t value, int64_t to) { return (value + t
 // The same in bytes for rows quantised to bytes.
 inline constexpr int64_t byte_stride(int64_t K) { return round_up(K, 64) + 64; }
 
+// Bytes of `rows` rows of K inputs as a product reads them: quantised, or for AMX 32 rows and 32 inputs at a time, in
+// three parts of two bytes each.
+constexpr int64_t kGroupRows = 32, kStepInputs = 32;
+inline constexpr int64_t prepared_bytes(int64_t rows, int64_t K) {
+  const int64_t padded_rows = round_up(rows, kGroupRows), split = round_up(K, kStepInputs) * 6;
+  return padded_rows * (split > byte_stride(K) ? split : byte_stride(K));
+}
+
 }  // namespace
 
 // A linear layer's packed weights, float32 or int8.
@@ -33,7 +43,15 @@ struct PackedWeights {
   const void* data;
   const float* scales;  // int8: [2, N padded to panels], of each output, then 128 times the sum of its weights; or null
   int64_t num_inputs, num_outputs;
-  bool vnni;  // cpu_vnni(); int8 alone looks at it
+  Extra extra;  // cpu_extra()
+};
+
+// Rows that a linear layer reads, `stride` floats apart, and room for them prepared.
+struct Activations {
+  const float* rows;
+  int64_t stride, count;
+  uint8_t* bytes;  // prepared_bytes(count, num_inputs), at a cache line
+  float* scales;   // [count]
 };
 
 }  // namespace marquee
