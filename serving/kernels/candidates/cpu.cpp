@@ -170,11 +170,22 @@ ScoreTile score_tile_for(CpuCapability capability) {
   }
 }
 
+int64_t divide_up(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+int64_t tile_candidates(int64_t num_candidates, int64_t num_threads) {
+  if (cpu_extra() != Extra::amx) {
+    return kTileCandidates;
+  }
+  const int64_t share = divide_up(num_candidates, num_threads), rounds = divide_up(share, kMostTileCandidates);
+  return round_up(divide_up(share, rounds), kGroupRows / 2);
+}
+
 // Tiles are handed out by a counter: a core that somebody else also uses takes fewer.
-void score(const Operands& operands) {
+void score(Operands& operands) {
   const ScoreTile score_tile = score_tile_for(cpu_capability());
-  const int64_t num_tiles = (operands.num_candidates + kTileCandidates - 1) / kTileCandidates;
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
+  operands.tile = tile_candidates(operands.num_candidates, most);
+  const int64_t num_tiles = divide_up(operands.num_candidates, operands.tile);
   const int num_threads = static_cast<int>(std::min<int64_t>(num_tiles, most));
   const int64_t floats = scratch_floats(operands);
   const at::Tensor scratch = at::empty({num_threads * floats}, at::kFloat);  // its rows start cache lines
@@ -271,8 +282,8 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
 int64_t scratch_floats(const Operands& o) {
   // The dot products are stored by whole panels, so a row of `met` has room for those at least.
   const int64_t strides = scratch_stride(o.e.width) + scratch_stride(o.met.num_inputs) + 2 * scratch_stride(o.widest);
-  const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + kTileCandidates * strides +
-                         num_panels(kTileCandidates) * kPanel + prepared_bytes(kTileCandidates, o.widest_input) / 4;
+  const int64_t floats = num_panels(o.num_dots) * kPanel * o.e.width + o.tile * strides +
+                         num_panels(o.tile) * kPanel + prepared_bytes(o.tile, o.widest_input) / 4;
   return num_panels(floats) * kPanel;
 }
 

@@ -8,8 +8,9 @@
 
 namespace marquee::candidates {
 
-// Candidates per task: two tiles of `multiply` on AVX-512, four on AVX2, so that no remainder is computed within.
-constexpr int64_t kTileCandidates = 24;
+// Candidates per task: two tiles of `multiply` on AVX-512, four on AVX2, so that no remainder is computed within. AMX
+// splits a layer's weights for each task: it gets equal shares of up to kMostTileCandidates, see tile_candidates.
+constexpr int64_t kTileCandidates = 24, kMostTileCandidates = 128;
 
 struct Linear {
   PackedWeights weights{};
@@ -43,6 +44,7 @@ struct Operands {
   int64_t num_candidates;  // C
   int64_t widest;          // outputs of the widest layer, the first included
   int64_t widest_input;    // of layers that may be int8
+  int64_t tile;            // candidates of a task, at most kMostTileCandidates
 };
 
 // Floats of scratch that one thread needs.
@@ -54,7 +56,7 @@ struct Worker {
   int64_t packed_request;  // -1: none yet
 };
 
-// Scores candidates [tile * kTileCandidates, ...); reads ahead the item rows of `next`, a tile or past the last.
+// Scores candidates [tile * operands.tile, ...); reads ahead the item rows of `next`, a tile or past the last.
 using ScoreTile = void (*)(const Operands& operands, Worker& worker, int64_t tile, int64_t next);
 
 void score_tile_baseline(const Operands& operands, Worker& worker, int64_t tile, int64_t next);

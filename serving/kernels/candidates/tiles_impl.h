@@ -23,8 +23,8 @@ struct Span {
 };
 
 inline Span tile_span(const Operands& o, int64_t tile) {
-  const int64_t begin = least(tile * kTileCandidates, o.num_candidates);
-  return {begin, least(begin + kTileCandidates, o.num_candidates)};
+  const int64_t begin = least(tile * o.tile, o.num_candidates);
+  return {begin, least(begin + o.tile, o.num_candidates)};
 }
 
 // The parts of a thread's scratch.
@@ -41,11 +41,11 @@ struct Scratch {
       : queries(at), e_stride(scratch_stride(o.e.width)), met_stride(scratch_stride(o.met.num_inputs)),
         hidden_stride(scratch_stride(o.widest)) {
     e = queries + num_panels(o.num_dots) * kPanel * o.e.width;
-    met = e + kTileCandidates * e_stride;
-    hidden[0] = met + kTileCandidates * met_stride;
-    hidden[1] = hidden[0] + kTileCandidates * hidden_stride;
-    scales = hidden[1] + kTileCandidates * hidden_stride;
-    bytes = reinterpret_cast<uint8_t*>(scales + num_panels(kTileCandidates) * kPanel);
+    met = e + o.tile * e_stride;
+    hidden[0] = met + o.tile * met_stride;
+    hidden[1] = hidden[0] + o.tile * hidden_stride;
+    scales = hidden[1] + o.tile * hidden_stride;
+    bytes = reinterpret_cast<uint8_t*>(scales + num_panels(o.tile) * kPanel);
   }
 
   Activations activations(const float* rows, int64_t stride, int64_t count) const {
@@ -80,13 +80,34 @@ inline Vector load_item(const Table& table, int64_t row, int64_t column) {
   }
 }
 
-inline void prefetch_row(const Table& table, int64_t row) {
-  const int64_t bytes = table.width * (table.scales == nullptr ? 4 : 1);
-  const char* from = static_cast<const char*>(table.values) + row * bytes;
-  for (int64_t at = 0; at < bytes; at += kLineBytes) {
-    __builtin_prefetch(from + at, 0, 2);
+// Item rows of a later tile, asked for a few lines at a time.
+class RowsAhead {
+ public:
+  RowsAhead(const Operands& o, Span rows) : o_(o), rows_(rows) {}
+
+  int64_t num_lines() const { return (rows_.end - rows_.begin) * (lines_of(o_.x) + lines_of(o_.e)); }
+
+  __attribute__((always_inline)) void advance(int64_t lines) {
+    for (; lines > 0 && rows_.begin < rows_.end; --lines, ++line_) {
+      const int64_t line = line_ - lines_of(o_.x);
+      const Table& table = line < 0 ? o_.x : o_.e;
+      const int64_t row = o_.rows[rows_.begin] * row_bytes(table);
+      __builtin_prefetch(static_cast<const char*>(table.values) + row + (line < 0 ? line_ : line) * kLineBytes, 0, 2);
+      if (line + 1 == lines_of(o_.e)) {
+        line_ = -1;
+        ++rows_.begin;
+      }
+    }
   }
-}
+
+ private:
+  static int64_t row_bytes(const Table& table) { return table.width * (table.scales == nullptr ? 4 : 1); }
+  static int64_t lines_of(const Table& table) { return (row_bytes(table) + kLineBytes - 1) / kLineBytes; }
+
+  const Operands& o_;
+  Span rows_;
+  int64_t line_ = 0;  // of rows_.begin: those of x, then those of e
+};
 
 // q [K, E] to panels
 inline void pack_queries(const float* q, int64_t K, int64_t E, float* packed) {
@@ -188,8 +209,23 @@ __attribute__((noinline)) void layer(const Activations& a, const Linear& linear,
            });
 }
 
-// From hidden[0] to the logits, reading ahead the item rows of `ahead` meanwhile.
-inline void layers(const Operands& o, const Scratch& scratch, Span tile, Span ahead) {
+// The same with the rows ahead read between the products.
+inline void layer_by_amx(const Activations& a, const Linear& linear, bool last, float* out, RowsAhead& ahead) {
+#if MARQUEE_LANES == 16
+  const int64_t lines = ahead.num_lines() / num_asides(a.count, linear.weights) + 1;
+  const Vector least_value = splat(last ? -__builtin_inff() : 0.0f);
+  multiply_split(
+      a, linear.weights, 0, num_panels(linear.weights.num_outputs),
+      [&](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
+        const Vector value = sums + load(linear.bias + column);
+        store(out + row * a.stride + column, value < least_value ? least_value : value);
+      },
+      [&]() __attribute__((always_inline)) { ahead.advance(lines); });
+#endif
+}
+
+// From hidden[0] to the logits, reading ahead item rows meanwhile.
+inline void layers(const Operands& o, const Scratch& scratch, Span tile, RowsAhead ahead) {
   const int64_t stride = scratch.hidden_stride, rows = tile.end - tile.begin;
   float* in = scratch.hidden[0];
   float* out = scratch.hidden[1];
@@ -197,13 +233,14 @@ inline void layers(const Operands& o, const Scratch& scratch, Span tile, Span ah
     const Linear& linear = o.layers[at];
     const int64_t panels = num_panels(linear.weights.num_outputs);
     const Activations a = scratch.activations(in, stride, rows);
+    const bool last = at + 1 == o.num_layers;
     prepare(a, linear.weights);
-    for (int64_t panel = 0; panel < panels; panel += kTilePanels) {
-      layer(a, linear, {panel, least(panel + kTilePanels, panels)}, at + 1 == o.num_layers, out);
-      const int64_t upto = least(ahead.begin + (ahead.end - ahead.begin) * kTilePanels / (panels - panel) + 1, ahead.end);
-      for (; ahead.begin < upto; ++ahead.begin) {
-        prefetch_row(o.x, o.rows[ahead.begin]);
-        prefetch_row(o.e, o.rows[ahead.begin]);
+    if (is_split(linear.weights)) {
+      layer_by_amx(a, linear, last, out, ahead);
+    } else {
+      for (int64_t panel = 0; panel < panels; panel += kTilePanels) {
+        layer(a, linear, {panel, least(panel + kTilePanels, panels)}, last, out);
+        ahead.advance(ahead.num_lines() * kTilePanels / (panels - panel) + 1);
       }
     }
     float* read = in;
@@ -221,10 +258,14 @@ inline void layers(const Operands& o, const Scratch& scratch, Span tile, Span ah
 template <class Value>
 inline void score_rows(const Operands& o, Worker& worker, Span tile, Span ahead) {
   const Scratch scratch(o, worker.scratch);
-  int64_t request_of_row[kTileCandidates];
+  int64_t request_of_row[kMostTileCandidates];
+  if (worker.packed_request < 0) {  // nobody has asked for the first tile's rows
+    RowsAhead first(o, tile);
+    first.advance(first.num_lines());
+  }
   meet<Value>(o, worker, scratch, tile, request_of_row);
   first_layer<Value>(o, scratch, tile, request_of_row);
-  layers(o, scratch, tile, ahead);
+  layers(o, scratch, tile, RowsAhead(o, ahead));
 }
 
 inline void score_tile(const Operands& o, Worker& worker, int64_t tile, int64_t next) {

@@ -71,7 +71,9 @@ at::Tensor linear_cpu(const at::Tensor& x, const at::Tensor& packed, const std::
                     "; it must be positive, and fit 32 bits");
   const int64_t R = x.size(0), K = x.size(1), N = num_outputs, panels = num_panels(N), columns = panels * kPanel;
   check(x, "x", at::kFloat, {R, K});
-  Operands operands{x.const_data_ptr<float>(), {packed.const_data_ptr(), nullptr, K, N, cpu_extra()}, nullptr, nullptr};
+  // float32 by float32's own instructions: what this is asked for are a few rows, which AMX has to split weights for.
+  const Extra extra = scales.has_value() ? cpu_extra() : Extra::none;
+  Operands operands{x.const_data_ptr<float>(), {packed.const_data_ptr(), nullptr, K, N, extra}, nullptr, nullptr};
   if (scales.has_value()) {
     check(packed, "packed", at::kChar, {panels, round_up(K, 4) / 4, kPanel, 4});
     check(*scales, "scales", at::kFloat, {2, columns});

@@ -204,9 +204,9 @@ __attribute__((always_inline)) inline void add_split_products(const uint8_t* row
 }
 
 // out(row, column, sums) for at most kMostRows split rows times panels [first, last) of float32 weights.
-template <class Out>
+template <class Out, class Aside>
 inline void multiply_split_rows(const uint8_t* rows, int64_t count, const float* packed, int64_t K, int64_t first,
-                                int64_t last, const Out& out) {
+                                int64_t last, const Out& out, const Aside& aside) {
   const int64_t steps = round_up(K, kStepInputs) / kStepInputs, blocks = round_up(steps, kBlockSteps) / kBlockSteps;
   const int64_t groups = round_up(count, kGroupRows) / kGroupRows, num_tasks = (last - first + 1) / 2 * blocks;
   alignas(64) uint8_t buffers[2][2 * kPanelBytes];
@@ -241,6 +241,7 @@ inline void multiply_split_rows(const uint8_t* rows, int64_t count, const float*
                                    [&]() __attribute__((always_inline)) {
                                      next.advance(lines);
                                      emitter.advance(emitted);
+                                     aside();
                                    });
         emitter.advance(kGroupRows);
         store_sums<kTiles>(own);
@@ -254,19 +255,32 @@ inline void multiply_split_rows(const uint8_t* rows, int64_t count, const float*
   emitter.advance(kGroupRows);
 }
 
+// Times that `aside` is called for `count` rows.
+inline int64_t num_asides(int64_t count, const PackedWeights& weights) {
+  const int64_t steps = round_up(weights.num_inputs, kStepInputs) / kStepInputs;
+  return round_up(count, kGroupRows) / kGroupRows * steps * 6 * ((num_panels(weights.num_outputs) + 1) / 2);
+}
+
 // out(row, column, sums) for split rows times panels [first, last) of float32 weights. What `out` computes is nearly free,
-// see Emitter.
-template <class Out>
+// see Emitter; and so is what aside() does, between products.
+template <class Out, class Aside>
 inline void multiply_split(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last,
-                           const Out& out) {
+                           const Out& out, const Aside& aside) {
   const int64_t K = weights.num_inputs, row_bytes = prepared_bytes(kMostRows, K) / kMostRows;
   for (int64_t row = 0; row < a.count; row += kMostRows) {
     multiply_split_rows(a.bytes + row * row_bytes, a.count - row < kMostRows ? a.count - row : kMostRows,
                         static_cast<const float*>(weights.data), K, first, last,
                         [&](int64_t i, int64_t column, Vector sums) __attribute__((always_inline)) {
                           out(row + i, column, sums);
-                        });
+                        },
+                        aside);
   }
+}
+
+template <class Out>
+inline void multiply_split(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last,
+                           const Out& out) {
+  multiply_split(a, weights, first, last, out, [] {});
 }
 
 }  // namespace
