@@ -40,8 +40,7 @@ int parse(const std::string& value) {
       return level;
     }
   }
-  TORCH_CHECK_VALUE(false, kVariable, " is '", value, "'; it must be baseline, avx2, avx512, avx512_vnni or "
-                    "amx");
+  TORCH_CHECK_VALUE(false, kVariable, " is '", value, "'; it must be baseline, avx2, avx512, avx512_vnni or amx");
 }
 
 int level() {

@@ -23,7 +23,7 @@ def load_extension() -> None:
 
 
 def cpu_capability() -> str:
-    """The path that CPU kernels take in this process: `baseline`, `avx2`, `avx512` or `avx512_vnni`.
+    """The path that CPU kernels take in this process: `baseline`, `avx2`, `avx512`, `avx512_vnni` or `amx`.
 
     `MARQUEE_CPU_CAPABILITY` overrides it, and is read at every call.
 

@@ -19,7 +19,12 @@ from serving.kernels.extension import load_extension
 KERNELS = Path(__file__).resolve().parents[2] / "serving/kernels"
 SOURCES = sorted(path for path in KERNELS.rglob("cpu_*.cpp"))
 NEWER = re.compile(r"_avx(2|512)")
-VECTOR_INSTRUCTION = re.compile(r"\t(v[a-z0-9]+|k[a-z]+[bwdq])(\s|$)|%[yz]mm\d")
+TILE_INSTRUCTION = re.compile(r"\t(?:ldtilecfg|sttilecfg|tile[a-z0-9]+|tdp[a-z0-9]+)(\s|$)")
+VECTOR_INSTRUCTION = re.compile(
+    rf"\t(v[a-z0-9]+|k[a-z]+[bwdq])(\s|$)|%[yz]mm\d|{TILE_INSTRUCTION.pattern}", re.MULTILINE
+)
+# What multiplies by AMX, in a file that is compiled for AVX-512.
+WITH_TILES = {"candidates-cpu_avx512", "decoder-cpu_avx512", "linear-cpu_avx512"}
 
 needs_binutils = pytest.mark.skipif(
     not all(map(shutil.which, ("g++", "nm", "objdump"))), reason="g++, nm and objdump are not all here"
@@ -33,7 +38,10 @@ def _run(*command: str | Path) -> str:
 @needs_binutils
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_file_of_one_instruction_set_shares_no_function(source: Path, tmp_path: Path) -> None:
-    """Compiled without optimisation, where nothing is inlined away, all it offers to others bears its name."""
+    """Compiled without optimisation, where nothing is inlined away, all it offers to others bears its name.
+
+    AMX's instructions, which are in assembly and need no flag, are in files for AVX-512 alone.
+    """
     compiled = tmp_path / "compiled.o"
     flags = ["-O0", "-std=c++20", "-fPIC", "-fopenmp", "-Wno-psabi", "-I", KERNELS]
     _run("g++", *flags, "-c", source, "-o", compiled)
@@ -52,6 +60,8 @@ def test_a_file_of_one_instruction_set_shares_no_function(source: Path, tmp_path
     ]
     assert offered
     assert not wrong
+    has_tiles = TILE_INSTRUCTION.search(_run("objdump", "-d", "--no-show-raw-insn", compiled)) is not None
+    assert has_tiles == (f"{source.parent.name}-{source.stem}" in WITH_TILES)
 
 
 @needs_binutils

@@ -60,7 +60,7 @@ def test_the_paths_really_differ(make_operands: Any, capability: Any, capabiliti
     """A forced path that silently ran another one would give the same bits."""
     operands = make_operands([200], 64, 100, 4)
     outputs = []
-    for name in (name for name in capabilities if name != "avx512_vnni"):  # in float32 that is avx512
+    for name in capabilities[:3]:  # this operator has nothing beyond avx512
         with capability(name):
             outputs.append(interaction_first_layer(*operands))
     for first, second in pairwise(outputs):
