@@ -54,14 +54,14 @@ def layout(lengths: Tensor) -> Layout:
         raise ValueError(
             f"lengths must be integers of shape [B], got {lengths.dtype} of {tuple(lengths.shape)}"
         )
-    lengths = lengths.long()
     num_sequences = lengths.numel()
+    if num_sequences == 1 and (length := int(lengths)) > 0:  # what a server mostly answers: nothing is padded
+        rows = torch.arange(length, device=lengths.device)
+        return Layout(rows.unsqueeze(0), rows, rows, rows[-1:])
+    lengths = lengths.long()
     if num_sequences and int(lengths.min()) < 0:
         raise ValueError(f"lengths must be >= 0, got {int(lengths.min())}")
     longest = int(lengths.max()) if num_sequences else 0
-    if num_sequences == 1 and longest:  # what a server mostly answers: nothing is padded
-        rows = torch.arange(longest, device=lengths.device)
-        return Layout(rows.unsqueeze(0), rows, rows, rows[-1:])
     ends = lengths.cumsum(0)
     starts = ends - lengths
     columns = torch.arange(longest, device=lengths.device)

@@ -4,7 +4,9 @@
     candidate.crossed.decoder           its top layers over the request's candidates    marquee::decoder_step
     candidate.interaction               from item rows to logits                        marquee::score_candidates
     candidate.interaction.profile       what it reads of the profile's vector           marquee::linear
-    profile.tower.foundation.facet_embedding, *.sparse    embeddings of id columns      marquee::pool_bags
+    profile.tower.foundation.facet_embedding    a token's facets, and its item          marquee::embed_tokens
+    profile.tower.sparse                between the decoder's vector and what is dense  marquee::profile_vector
+    *.sparse                            other embeddings of id columns                  marquee::pool_bags
 
 What has no fused form stays as the ranker has it, and the report says why. Of an interaction that stays, the first
 layer and the dot products have operators of their own.
@@ -27,6 +29,7 @@ from ranker.arches.sparse import PaddedSparseArch
 from serving.fused_bags import FusedBags, FusedFacets
 from serving.fused_candidates import FusedCandidates
 from serving.fused_decoder import FusedDecoder
+from serving.fused_tower import FusedTower
 from serving.kernels.interaction import ops
 from serving.no_fused_form import NoFusedForm
 from serving.split import Halves
@@ -34,6 +37,7 @@ from serving.split import Halves
 DECODER_STEP, SCORE_CANDIDATES = "marquee::decoder_step", "marquee::score_candidates"
 FIRST_LAYER, LINEAR = "marquee::interaction_first_layer", "marquee::linear"
 POOL_BAGS = "marquee::pool_bags"
+EMBED_TOKENS, PROFILE_VECTOR = "marquee::embed_tokens", "marquee::profile_vector"
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,11 @@ def fuse(halves: Halves) -> Kernels:
     if not isinstance(tower, PooledTower):
         facets = tower.foundation.facet_embedding
         swap("profile.tower.foundation.facet_embedding", POOL_BAGS, lambda: FusedFacets(facets))
+    if isinstance(tower, LastTokenTower) and "profile.tower.foundation.decoder" in kernels.fused:
+        both.set_submodule("profile.tower", FusedTower(tower))
+        kernels.fused["profile.tower.sparse"] = PROFILE_VECTOR
+        if tower.foundation.age_column is None:
+            kernels.fused["profile.tower.foundation.facet_embedding"] = EMBED_TOKENS
     return kernels
 
 

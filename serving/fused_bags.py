@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ranker.arches.sparse import PaddedSparseArch
-from serving.kernels.bags.ops import pool_bags
+from serving.kernels.bags.ops import pool_bags, profile_vector
 
 
 class FusedBags(nn.Module):
@@ -37,6 +37,10 @@ class FusedBags(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """`[R, W]` int64, -1 where there is no value, to `[R, E]`."""
         return pool_bags(ids, list(self.tables), self._columns, self._means, 0)
+
+    def profile_vector(self, hidden: Tensor, least_norm: float, ids: Tensor, dense: Tensor) -> Tensor:
+        """These embeddings between a unit vector and dense features, see `serving.kernels.bags.ops.profile_vector`."""
+        return profile_vector(hidden, least_norm, ids, list(self.tables), self._columns, self._means, dense)
 
 
 class FusedFacets(nn.Module):

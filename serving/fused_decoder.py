@@ -76,11 +76,15 @@ class FusedDecoder(nn.Module):
             raise NoFusedForm(
                 "the hidden states of every layer are asked for; the fused decoder has the last alone"
             )
-        return self._read(x_TD, layout, num_kept, last_only=False)
+        return self._read(x_TD, _offsets(layout), num_kept, last_only=False)
 
     def read_last(self, x_TD: Tensor, layout: Layout, num_kept: int = 0) -> DecoderPass:
         """As `Decoder.read_last`; every sequence must have a token, or it is a ValueError."""
-        return self._read(x_TD, layout, num_kept, last_only=True)
+        return self.read_last_of(x_TD, _offsets(layout), num_kept)
+
+    def read_last_of(self, x_TD: Tensor, offsets: Tensor, num_kept: int = 0) -> DecoderPass:
+        """The same by where sequences begin, `[B + 1]`."""
+        return self._read(x_TD, offsets, num_kept, last_only=True)
 
     def branch(self, x_CD: Tensor, branches: Branches, stored: tuple[LayerKeyValues, ...]) -> Tensor:
         """As `Decoder.branch`."""
@@ -106,9 +110,9 @@ class FusedDecoder(nn.Module):
         offsets = _offsets_of_lengths(joined.key_layout.lengths)
         return hidden_TD, stored._replace(layers=tuple(layers), offsets=offsets)
 
-    def _read(self, x_TD: Tensor, layout: Layout, num_kept: int, last_only: bool) -> DecoderPass:
+    def _read(self, x_TD: Tensor, offsets: Tensor, num_kept: int, last_only: bool) -> DecoderPass:
         hidden, kept = decoder_step(
-            x_TD, _offsets(layout), self._weights(self._num_layers), sight=self._sight,
+            x_TD, offsets, self._weights(self._num_layers), sight=self._sight,
             last_only=last_only, num_kept=num_kept,
         )  # fmt: skip
         return DecoderPass((hidden,), _paired(kept))

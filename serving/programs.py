@@ -63,6 +63,7 @@ def export_program(module: nn.Module, inputs: tuple[Tensor, ...], shapes: Shapes
         wrapped, (tuple(weights.values()), inputs), dynamic_shapes=(static, shapes), strict=False
     )
     program.example_inputs = None
+    program.graph.eliminate_dead_code()
     for node in program.graph.nodes:
         # Where on the exporting machine a node's line of source lies is nobody's business but its own.
         node.meta.pop("stack_trace", None)

@@ -58,7 +58,7 @@ class ProfileGraph(nn.Module):
         """Those that were given; what the tower doesn't read is a table without rows."""
         if not self._tables:
             return None
-        nothing = torch.empty(0)
+        nothing = getattr(self, self._tables[0])[:0]  # torch.empty would stay in the exported graph
         return ItemVectors(
             *(getattr(self, name) if name in self._tables else nothing for name in ItemVectors._fields)
         )

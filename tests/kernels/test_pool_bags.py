@@ -1,4 +1,4 @@
-"""`marquee::pool_bags` against the plain lookups that it takes the place of."""
+"""`marquee::pool_bags`, `embed_tokens` and `profile_vector` against the plain operators that they take the place of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from ranker.arches.sparse import PaddedSparseArch
 from ranker.features.columns import SparseColumn
 from serving.fused_bags import FusedBags, FusedFacets
-from serving.kernels.bags.ops import pool_bags
+from serving.kernels.bags.ops import embed_tokens, pool_bags, profile_vector
 
 
 def _sparse(seed: int) -> PaddedSparseArch:
@@ -108,3 +108,96 @@ def test_a_wrong_operand_is_named(
 ) -> None:
     with pytest.raises(error, match=message):
         pool_bags(ids, tables, columns, [False] * len(tables), least)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(tokens=st.integers(0, 300), width=st.sampled_from((1, 8, 36, 256)), facets=st.integers(1, 5))
+def test_tokens_are_their_facets_and_their_item(tokens: int, width: int, facets: int) -> None:
+    random = torch.Generator().manual_seed(tokens)
+    table, items = torch.randn(9, width, generator=random), torch.randn(4, width, generator=random)
+    table[0] = float("nan")  # padding is never read
+    ids = torch.randint(0, 9, (tokens, facets), generator=random)
+    item_ids = torch.randint(0, 4, (tokens,), generator=random)
+    expected = torch.zeros(tokens, width)
+    for column in ids.unbind(1):
+        expected += torch.where((column > 0)[:, None], table.nan_to_num(0.0)[column], 0.0)
+    found = embed_tokens(ids, table, item_ids, items)
+    torch.testing.assert_close(found, expected + items[item_ids], rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(requests=st.integers(0, 4), width=st.sampled_from((1, 5, 256)), dense=st.integers(0, 3))
+def test_a_profile_vector_is_unit_pooled_and_dense(requests: int, width: int, dense: int) -> None:
+    random = torch.Generator().manual_seed(requests)
+    sparse = _sparse(1)
+    ids, fused = _ids(requests, 2, sparse), FusedBags.from_sparse(sparse)
+    hidden = torch.randn(requests, width, generator=random) * 100
+    hidden[:1] = 1e-6  # shorter than the least length
+    features = torch.randn(requests, dense, generator=random)
+    unit = torch.nn.functional.normalize(hidden, dim=-1, eps=1e-4)
+    found = fused.profile_vector(hidden, 1e-4, ids, features)
+    torch.testing.assert_close(found, torch.cat((unit, sparse(ids), features), dim=1), rtol=1e-6, atol=1e-6)
+
+
+def test_a_profile_vector_without_id_columns() -> None:
+    hidden, dense = torch.tensor([[3.0, 4.0]]), torch.tensor([[7.0]])
+    found = profile_vector(hidden, 1e-4, torch.zeros(1, 0, dtype=torch.int64), [], [], [], dense)
+    assert torch.equal(found, torch.tensor([[0.6, 0.8, 7.0]]))
+
+
+def test_they_keep_the_rules_of_an_operator_too() -> None:
+    ids, table = torch.tensor([[0, 2], [1, 0]]), torch.randn(3, 5)
+    torch.library.opcheck(
+        torch.ops.marquee.embed_tokens.default, (ids, table, torch.tensor([1, 0]), torch.randn(2, 5))
+    )
+    torch.library.opcheck(
+        torch.ops.marquee.profile_vector.default,
+        (torch.randn(2, 4), 1e-4, ids, [table], [2], [True], torch.randn(2, 1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "message"),
+    [
+        ({"item_ids": torch.tensor([0, 4])}, ValueError, r"item_ids\[1\] is 4; there are 4 items"),
+        ({"item_ids": torch.tensor([-1, 0])}, ValueError, r"item_ids\[0\] is -1"),
+        ({"item_ids": torch.tensor([0])}, ValueError, r"item_ids has shape \[1\]"),
+        ({"item_ids": torch.tensor([0, 1], dtype=torch.int32)}, TypeError, "item_ids is Int"),
+        ({"items": torch.zeros(4, 3)}, ValueError, r"items has shape \[4, 3\]; it must be \[I, 5\]"),
+        ({"items": torch.zeros(4, 5).double()}, TypeError, "items is Double"),
+        (
+            {"facet_ids": torch.tensor([[0, 3], [0, 0]])},
+            ValueError,
+            r"ids\[0, 1\] is 3; the table has 3 rows",
+        ),
+    ],
+)
+def test_tokens_that_are_wrong_are_named(
+    change: dict[str, Tensor], kind: type[Exception], message: str
+) -> None:
+    right = {
+        "facet_ids": torch.tensor([[0, 2], [1, 0]]),
+        "facets": torch.zeros(3, 5),
+        "item_ids": torch.tensor([1, 0]),
+        "items": torch.zeros(4, 5),
+    }
+    with pytest.raises(kind, match=message):
+        embed_tokens(**(right | change))
+
+
+@pytest.mark.parametrize(
+    ("hidden", "dense", "kind", "message"),
+    [
+        (torch.zeros(3, 4), torch.zeros(2, 1), ValueError, r"hidden has shape \[3, 4\]"),
+        (torch.zeros(2, 4), torch.zeros(2), ValueError, r"dense has shape \[2\]"),
+        (torch.zeros(2, 4), torch.zeros(2, 1).half(), TypeError, "dense is Half"),
+        (torch.zeros(4, 2).t(), torch.zeros(2, 1), ValueError, "hidden has shape"),
+    ],
+)
+def test_a_profile_vector_that_is_wrong_is_named(
+    hidden: Tensor, dense: Tensor, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        profile_vector(
+            hidden, 1e-4, torch.zeros(2, 1, dtype=torch.int64), [torch.zeros(1, 3)], [1], [False], dense
+        )

@@ -37,7 +37,7 @@ def test_the_manifest_tells_origin_parity_and_kernels(trained: LoadedRanker, mod
             "candidate.interaction": "marquee::score_candidates",
             "candidate.interaction.profile": "marquee::linear",
             "profile.tower.foundation.facet_embedding": "marquee::pool_bags",
-            "profile.tower.sparse": "marquee::pool_bags",
+            "profile.tower.sparse": "marquee::profile_vector",
         },
         "not_fused": {},
     }

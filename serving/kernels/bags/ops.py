@@ -1,6 +1,7 @@
-"""`marquee::pool_bags`: registration, and the function that calls it.
+"""`marquee::pool_bags`, `embed_tokens` and `profile_vector`: registration, and the functions that call them.
 
-Shapes: R rows, W id columns, F features, E width of a feature's embedding.
+Shapes: R rows, W id columns, F features, E width of a feature's embedding; T tokens, D decoder width, I items,
+B requests, X width of the dense features.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from serving.kernels.extension import load_extension
 load_extension()
 
 _NAME = "marquee::pool_bags"
+_TOKENS, _VECTOR = "marquee::embed_tokens", "marquee::profile_vector"
 
 
 def pool_bags(
@@ -58,3 +60,86 @@ def _plain(
 
 torch.library.register_fake(_NAME, _fake)
 torch.library.register_kernel(_NAME, "cuda", _plain)  # nothing to gain from a kernel: a few microseconds
+
+
+def embed_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
+    """What the decoder reads of each token: the sum of its facets' embeddings, and its item's vector.
+
+    For inference: backward through it raises.
+
+    Args:
+        facet_ids: `[T, W]` int64, contiguous, rows of `facets`; 0 is no value.
+        facets: `[rows, D]` float32, contiguous.
+        item_ids: `[T]` int64, contiguous, rows of `items`.
+        items: `[I, D]` float32, contiguous.
+
+    Returns:
+        `[T, D]`.
+
+    Raises:
+        ValueError: if a shape, a stride or an id is wrong (on a GPU ids aren't looked at).
+        TypeError: if a dtype is wrong.
+    """
+    return torch.ops.marquee.embed_tokens(facet_ids, facets, item_ids, items)
+
+
+def profile_vector(
+    hidden: Tensor,
+    least_norm: float,
+    ids: Tensor,
+    tables: Sequence[Tensor],
+    columns: Sequence[int],
+    means: Sequence[bool],
+    dense: Tensor,
+) -> Tensor:
+    """`[hidden / max(its length, least_norm) ; pooled ids ; dense]` of each request.
+
+    For inference: backward through it raises.
+
+    Args:
+        hidden: `[B, D]` float32, contiguous.
+        least_norm: what a shorter row is divided by.
+        ids, tables, columns, means: of B requests, as of `pool_bags`; below 0 there is no value.
+        dense: `[B, X]` float32, contiguous.
+
+    Returns:
+        `[B, D + ΣE + X]`.
+
+    Raises:
+        ValueError: if a shape, a stride or an id is wrong (on a GPU ids aren't looked at).
+        TypeError: if a dtype is wrong.
+    """
+    return torch.ops.marquee.profile_vector(
+        hidden, least_norm, ids, list(tables), list(columns), list(means), dense
+    )
+
+
+def _fake_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
+    return items.new_empty(facet_ids.shape[0], items.shape[1])
+
+
+def _plain_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
+    return _plain(facet_ids, [facets], [facet_ids.shape[1]], [False], 1) + items[item_ids]
+
+
+def _fake_vector(
+    hidden: Tensor, least_norm: float, ids: Tensor, tables: Sequence[Tensor], columns: list[int],
+    means: list[bool], dense: Tensor,
+) -> Tensor:  # fmt: skip
+    pooled = sum(table.shape[1] for table in tables)
+    return hidden.new_empty(hidden.shape[0], hidden.shape[1] + pooled + dense.shape[1])
+
+
+def _plain_vector(
+    hidden: Tensor, least_norm: float, ids: Tensor, tables: Sequence[Tensor], columns: list[int],
+    means: list[bool], dense: Tensor,
+) -> Tensor:  # fmt: skip
+    unit = torch.nn.functional.normalize(hidden, dim=-1, eps=least_norm)
+    pooled = [_plain(ids, tables, columns, means, 0)] if tables else []
+    return torch.cat((unit, *pooled, dense), dim=1)
+
+
+torch.library.register_fake(_TOKENS, _fake_tokens)
+torch.library.register_kernel(_TOKENS, "cuda", _plain_tokens)
+torch.library.register_fake(_VECTOR, _fake_vector)
+torch.library.register_kernel(_VECTOR, "cuda", _plain_vector)
