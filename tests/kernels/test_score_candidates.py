@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from serving.fused_candidates import FusedCandidates
+from serving.kernels.linear.panels import pack
 from serving.no_fused_form import NoFusedForm
 from serving.quantise import QuantisedRows
 from serving.split import ItemRows
@@ -131,6 +132,22 @@ def test_nan_stays_nan(capability: Any, capabilities: list[str]) -> None:
     for name in capabilities:
         with capability(name):
             assert fused(vector, rows, offsets, features).isnan().all(1).nonzero().flatten().tolist() == [2]
+
+
+@pytest.mark.parametrize(("H", "N", "D"), [(0, 2, 0), (16, 2, 0), (0, 2, 3), (8, 0, 3)])
+def test_layers_without_inputs_or_outputs(
+    capability: Any, capabilities: list[str], H: int, N: int, D: int
+) -> None:
+    """Sums of nothing are zeros: the head's bias, of which there may be none."""
+    rows, offsets, bias = torch.tensor([3, 1, 4]), torch.tensor([0, 3]), torch.arange(float(N))
+    tables = [torch.randn(5, H), torch.randn(5, 4), [], torch.zeros(1, H), torch.zeros(1, 1, 4)]
+    weights = [pack(torch.randn(H, D)), pack(torch.zeros(N, H)), bias]
+    for name in capabilities:
+        with capability(name):
+            logits = torch.ops.marquee.score_candidates(
+                rows, offsets, *tables, torch.zeros(1, H), None, torch.randn(3, D), weights, [], N
+            )
+        assert torch.equal(logits, bias.expand(3, N)), name
 
 
 def test_what_has_no_fused_form_says_why() -> None:

@@ -1,4 +1,4 @@
-// marquee::score_candidates: schema, checks and the CPU path.
+// marquee::score_candidates: schema, memory and threads of the CPU path.
 // Shapes: B requests, C candidates, I item rows, K dot products, E dot-product width, H first hidden width,
 // F width of the candidates' features, D of crossed candidates, N tasks.
 #include <ATen/Parallel.h>
@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "candidates/checks.h"
 #include "candidates/tiles.h"
 #include "capability.h"
 #include "linear/panels.h"
@@ -22,46 +23,6 @@ namespace marquee::candidates {
 namespace {
 
 using OptionalTensor = std::optional<at::Tensor>;
-
-void check_layout(const at::Tensor& tensor, const std::string& name, at::IntArrayRef shape) {
-  TORCH_CHECK_VALUE(tensor.sizes() == shape, "score_candidates: ", name, " has shape ", tensor.sizes(),
-                    "; it must be ", shape);
-  TORCH_CHECK_VALUE(tensor.is_contiguous(), "score_candidates: ", name, " has strides ", tensor.strides(),
-                    "; it must be contiguous");
-}
-
-void check_floats(const at::Tensor& tensor, const std::string& name, at::IntArrayRef shape) {
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kFloat, "score_candidates: ", name, " is ", tensor.scalar_type(),
-                   "; it must be float32");
-  check_layout(tensor, name, shape);
-}
-
-// How many floats a request's values lie behind the former request's; those of one request lie together.
-int64_t rows_apart(const at::Tensor& tensor, const char* name, at::IntArrayRef shape) {
-  TORCH_CHECK_VALUE(tensor.sizes() == shape, "score_candidates: ", name, " has shape ", tensor.sizes(),
-                    "; it must be ", shape);
-  if (shape[0] < 2) {
-    check_floats(tensor, name, shape);
-    return 0;
-  }
-  check_floats(tensor.select(0, 0), name, shape.slice(1));
-  return tensor.stride(0);
-}
-
-Table table_of(const at::Tensor& tensor, const std::string& name, int64_t num_items, const at::Tensor* scales) {
-  TORCH_CHECK_VALUE(tensor.dim() == 2, "score_candidates: ", name, " has shape ", tensor.sizes(),
-                    "; it must be [I, width]");
-  const int64_t width = tensor.size(1);
-  if (scales == nullptr) {
-    check_floats(tensor, name, {num_items, width});
-    return {tensor.const_data_ptr<float>(), nullptr, width};
-  }
-  TORCH_CHECK_TYPE(tensor.scalar_type() == at::kChar, "score_candidates: ", name, " is ", tensor.scalar_type(),
-                   "; with scales it must be int8");
-  check_layout(tensor, name, {num_items, width});
-  check_floats(*scales, "the scales of " + name, {num_items});
-  return {tensor.const_data_ptr<int8_t>(), scales->const_data_ptr<float>(), width};
-}
 
 // Where the weights of `weights` are taken from, one linear layer after the other.
 class Weights {
@@ -115,24 +76,6 @@ class Weights {
   std::vector<std::vector<float>> biases_;
 };
 
-// The values matter for memory safety: a wrong one would read another request's rows, or past the end.
-void check_offsets(const int64_t* offsets, int64_t B, int64_t C) {
-  TORCH_CHECK_VALUE(offsets[0] == 0, "score_candidates: offsets[0] is ", offsets[0], "; it must be 0");
-  for (int64_t b = 0; b < B; ++b) {
-    TORCH_CHECK_VALUE(offsets[b] <= offsets[b + 1], "score_candidates: offsets[", b + 1, "] is ", offsets[b + 1],
-                      "; it must be at least offsets[", b, "], ", offsets[b]);
-  }
-  TORCH_CHECK_VALUE(offsets[B] == C, "score_candidates: offsets[", B, "] is ", offsets[B],
-                    "; it must be the number of candidates, ", C);
-}
-
-void check_rows(const int64_t* rows, int64_t C, int64_t num_items) {
-  for (int64_t c = 0; c < C; ++c) {
-    TORCH_CHECK_VALUE(0 <= rows[c] && rows[c] < num_items, "score_candidates: rows[", c, "] is ", rows[c],
-                      "; the tables have ", num_items, " rows");
-  }
-}
-
 // dot_weights [K, H], then packed feature weights [num_panels(H), F, 16], as one packed layer of K + F inputs: two
 // separate layers would cost a second pass over the activations. It is 57 kB on the reference workload: done at each call.
 at::Tensor join(const at::Tensor& dot_weights, const float* features, int64_t F) {
@@ -150,13 +93,6 @@ at::Tensor join(const at::Tensor& dot_weights, const float* features, int64_t F)
     }
   }
   return joined;
-}
-
-const float* rows_of(const OptionalTensor& tensor, const char* name, int64_t C) {
-  TORCH_CHECK_VALUE(tensor->dim() == 2, "score_candidates: ", name, " has shape ", tensor->sizes(),
-                    "; it must be [C, width]");
-  check_floats(*tensor, name, {C, tensor->size(1)});
-  return tensor->const_data_ptr<float>();
 }
 
 ScoreTile score_tile_for(CpuCapability capability) {
@@ -180,7 +116,8 @@ int64_t tile_candidates(int64_t num_candidates, int64_t num_threads) {
   return round_up(divide_up(share, rounds), kGroupRows / 2);
 }
 
-// Tiles are handed out by a counter: a core that somebody else also uses takes fewer.
+// Each thread has a first tile; the others are handed out by a counter, a tile ahead: a core that somebody else also uses
+// takes fewer. (By the counter alone, the thread that comes first would have the first two before another has come.)
 void score(Operands& operands) {
   const ScoreTile score_tile = score_tile_for(cpu_capability());
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
@@ -193,8 +130,9 @@ void score(Operands& operands) {
 #pragma omp parallel num_threads(num_threads)
   {
     Worker worker{scratch.mutable_data_ptr<float>() + omp_get_thread_num() * floats, -1};
-    for (int64_t tile = counter.fetch_add(1); tile < num_tiles;) {
-      const int64_t next = counter.fetch_add(1);
+    const int64_t threads = omp_get_num_threads();
+    for (int64_t tile = omp_get_thread_num(); tile < num_tiles;) {
+      const int64_t next = threads + counter.fetch_add(1);
       score_tile(operands, worker, tile, next);
       tile = next;
     }
@@ -243,11 +181,11 @@ at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offset
   Weights taken(weights, scales);
   PackedWeights feature_layer{};
   if (features) {
-    o.features = rows_of(features, "features", C);
+    o.features = rows_of(*features, "features", C);
     feature_layer = taken.take(features->size(1), H, false);
   }
   if (crossed) {
-    o.crossed = rows_of(crossed, "crossed", C);
+    o.crossed = rows_of(*crossed, "crossed", C);
     o.crossing = taken.take(crossed->size(1), H);
   }
   const std::vector<Linear> layers = take_layers(taken, o, num_tasks);

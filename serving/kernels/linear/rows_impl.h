@@ -10,9 +10,10 @@
 namespace marquee {
 namespace {
 
-// Whether the rows' products with these weights are split_impl.h's.
+// Whether the rows' products with these weights are split_impl.h's, which takes no layer without inputs or outputs.
 inline bool is_split(const PackedWeights& weights) {
-  return kLanes == 16 && weights.scales == nullptr && weights.extra == Extra::amx;
+  return kLanes == 16 && weights.scales == nullptr && weights.extra == Extra::amx && weights.num_inputs > 0 &&
+         weights.num_outputs > 0;
 }
 
 // Before the first `multiply` of these rows and such weights: int8 ones need them quantised, AMX split.

@@ -6,7 +6,7 @@
 // Six products are added in float32, smaller ones first (Henry, Tang, Heinecke, arXiv 1904.06376). What is left out is
 // below what adding up rounds: of normal random operands the largest error is half of that of float32 multiply-adds one
 // after the other (2.9e-7 and 5.4e-7 of the largest output, K = 512). A value that isn't finite makes its outputs NaN,
-// one below 2^-110 loses bits. Included as amx_impl.h.
+// one below 2^-110 loses bits, and so does a product below 2^-102. Included as amx_impl.h.
 #pragma once
 
 #include "linear/amx_impl.h"
@@ -267,6 +267,9 @@ template <class Out, class Aside>
 inline void multiply_split(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last,
                            const Out& out, const Aside& aside) {
   const int64_t K = weights.num_inputs, row_bytes = prepared_bytes(kMostRows, K) / kMostRows;
+  if (first >= last) {
+    return;  // of few panels a thread may get none
+  }
   for (int64_t row = 0; row < a.count; row += kMostRows) {
     multiply_split_rows(a.bytes + row * row_bytes, a.count - row < kMostRows ? a.count - row : kMostRows,
                         static_cast<const float*>(weights.data), K, first, last,
