@@ -39,10 +39,9 @@ class FusedTower(nn.Module):
 
     def forward(self, inputs: ProfileInputs, items: ItemVectors) -> ProfileEncoding:
         """As of `LastTokenTower`."""
-        offsets = inputs.token_offsets
-        passed = self.foundation.decoder.read_last_of(
-            self._tokens(inputs, items), offsets, self.crossing_layers
-        )
+        decoder, offsets = self.foundation.decoder, inputs.token_offsets
+        assert isinstance(decoder, FusedDecoder)
+        passed = decoder.read_last_of(self._tokens(inputs, items), offsets, self.crossing_layers)
         hidden_BD = self.foundation.hidden_states(passed.layers, inputs.layout)
         vector = self.sparse.profile_vector(hidden_BD, SMALLEST_NORM, inputs.sparse, self.dense(inputs.dense))
         if not self.crossing_layers:
