@@ -98,6 +98,17 @@ def error() -> Callable[[Tensor, Tensor], float]:
     return measure
 
 
+@pytest.fixture(scope="session")
+def error_of_terms() -> Callable[[Tensor, Tensor, Tensor], float]:
+    """`error_of_terms(found, x, weight)`, of `x weightᵀ`: max |error| / Σ|x w|, each output's own; NaN if any is."""
+
+    def measure(found: Tensor, x: Tensor, weight: Tensor) -> float:
+        x64, weight64 = x.double(), weight.double()
+        return float(((found - x64 @ weight64.T).abs() / (x64.abs() @ weight64.abs().T)).max())
+
+    return measure
+
+
 @pytest.fixture
 def nan_filled_memory() -> Iterator[None]:
     """`torch.empty` gives NaN, so that an element nobody writes is seen."""
