@@ -15,7 +15,7 @@ constexpr int64_t kStripePanels = 6;
 
 struct Scratch {
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
-  float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units
+  float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units, also as AMX reads them
   int64_t stride, hidden_stride;
   uint8_t* bytes;  // prepared_bytes(rows, max(F, D)), rows as products read them
   float* scales;   // [rows], theirs
@@ -38,7 +38,7 @@ inline Scratch scratch_of(const Step& step, int64_t thread) {
   scratch.stride = scratch_stride(step.D);
   scratch.hidden_stride = hidden_stride(step);
   scratch.normed = take(rows * scratch.stride);
-  scratch.hidden = take(rows * scratch.hidden_stride);
+  scratch.hidden = take(hidden_floats(step));
   scratch.bytes = reinterpret_cast<uint8_t*>(take(prepared_floats(step)));
   scratch.scales = take(rows);
   Softmax& softmax = scratch.softmax;
@@ -173,6 +173,28 @@ inline void feed_in(const Activations& a, const Layer& layer, Range panels, floa
                 columns.last - columns.first);
     }
   }
+}
+
+// x += gelu(normed times feed_in + bias) times feed_out + bias
+inline void feed_forward(const Activations& normed, const Layer& layer, float* x, int64_t D, const Scratch& scratch) {
+#if MARQUEE_LANES == 16
+  const int64_t F = layer.feed_in.num_outputs;
+  if (is_split(layer.feed_in) && is_split(layer.feed_out) && F % kStepInputs == 0) {
+    auto* bytes = reinterpret_cast<uint8_t*>(scratch.hidden);
+    prepare(normed, layer.feed_in);
+    multiply_split(normed, layer.feed_in, 0, num_panels(F),
+                   [=, bias = layer.feed_in_bias](int64_t row, int64_t column, Vector sums)
+                       __attribute__((always_inline)) {
+                         split_values(gelu(sums + load(bias + column)), row, column, F, bytes);
+                       });
+    add_prepared({nullptr, 0, normed.count, bytes, nullptr}, layer.feed_out, all_panels(layer.feed_out),
+                 layer.feed_out_bias, scratch.normed, scratch.stride, x, D);
+    return;
+  }
+#endif
+  feed_in(normed, layer, all_panels(layer.feed_in), scratch.hidden, scratch.hidden_stride);
+  add_linear(scratch.activations(scratch.hidden, scratch.hidden_stride, normed.count), layer.feed_out,
+             all_panels(layer.feed_out), layer.feed_out_bias, scratch.normed, scratch.stride, x, D);
 }
 
 }  // namespace

@@ -63,10 +63,9 @@ inline bool is_overlapped(const PackedWeights& weights) {
   return is_split(weights) && weights.num_outputs % kPanel == 0;
 }
 
-// x += rows times weights (+ bias), in the columns of `panels`. `values` is scratch for the products.
-inline void add_linear(const Activations& a, const PackedWeights& weights, Range panels, const float* bias, float* values,
-                       int64_t stride, float* x, int64_t x_stride) {
-  prepare(a, weights);
+// x += rows times weights (+ bias), in the columns of `panels`. `a` is prepared, `values` is scratch for the products.
+inline void add_prepared(const Activations& a, const PackedWeights& weights, Range panels, const float* bias,
+                         float* values, int64_t stride, float* x, int64_t x_stride) {
 #if MARQUEE_LANES == 16
   if (is_overlapped(weights)) {
     multiply_split(a, weights, panels.first, panels.last,
@@ -80,6 +79,12 @@ inline void add_linear(const Activations& a, const PackedWeights& weights, Range
 #endif
   linear_prepared(a, weights, panels, values, stride);
   add_rows(values, stride, a.count, bias, columns_of(panels, weights.num_outputs), x, x_stride);
+}
+
+inline void add_linear(const Activations& a, const PackedWeights& weights, Range panels, const float* bias, float* values,
+                       int64_t stride, float* x, int64_t x_stride) {
+  prepare(a, weights);
+  add_prepared(a, weights, panels, bias, values, stride, x, x_stride);
 }
 
 }  // namespace

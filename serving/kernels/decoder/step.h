@@ -67,13 +67,17 @@ inline int64_t hidden_stride(const Step& step) { return scratch_stride(step.F > 
 inline int64_t scratch_rows(const Step& step) {
   return padded(step.block_rows > kFewRows ? step.block_rows : kFewRows);
 }
+inline int64_t hidden_floats(const Step& step) {  // a whole number of cache lines as well
+  const int64_t plain = scratch_rows(step) * hidden_stride(step), split = prepared_bytes(scratch_rows(step), step.F) / 4;
+  return plain > split ? plain : split;
+}
 inline int64_t prepared_floats(const Step& step) {
   return prepared_bytes(scratch_rows(step), step.F > step.D ? step.F : step.D) / 4;
 }
 inline int64_t scratch_floats(const Step& step) {
   const int64_t rows = scratch_rows(step);
-  const int64_t row = scratch_stride(step.D) + hidden_stride(step) + 1 + padded(step.K) + 2;
-  return rows * row + prepared_floats(step) + kChunkKeys * step.K +
+  const int64_t row = scratch_stride(step.D) + 1 + padded(step.K) + 2;
+  return rows * row + hidden_floats(step) + prepared_floats(step) + kChunkKeys * step.K +
          kChunkKeys * padded(step.K) + kMostTileRows * scratch_stride(kChunkKeys) + kPanel;
 }
 

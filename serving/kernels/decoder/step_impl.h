@@ -28,9 +28,7 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
   add_linear(normed, layer.project_out, all_panels(layer.project_out), nullptr, scratch.hidden, scratch.hidden_stride, x,
              step.D);
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, x, count, scratch);
-  feed_in(normed, layer, all_panels(layer.feed_in), scratch.hidden, scratch.hidden_stride);
-  add_linear(scratch.activations(scratch.hidden, scratch.hidden_stride, count), layer.feed_out,
-             all_panels(layer.feed_out), layer.feed_out_bias, scratch.normed, scratch.stride, x, step.D);
+  feed_forward(normed, layer, x, step.D, scratch);
 }
 
 // Queries, keys and values of rows [begin, end): what `panels` of project_in yield.

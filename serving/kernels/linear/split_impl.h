@@ -69,6 +69,18 @@ inline void split_rows(const float* x, int64_t stride, int64_t count, int64_t K,
   }
 }
 
+// 16 inputs of one row, from a multiple of 16 on, to where split_rows puts them.
+__attribute__((always_inline)) inline void split_values(Vector values, int64_t row, int64_t k, int64_t K, uint8_t* to) {
+  typedef uint16_t Half __attribute__((vector_size(32)));
+  const int64_t steps = round_up(K, kStepInputs) / kStepInputs;
+  to += (row / kGroupRows * steps + k / kStepInputs) * kStepBytes + row % kGroupRows * kTileLine + k % kStepInputs * 2;
+  const Parts parts = split(values);
+  for (int part = 0; part < 3; ++part) {
+    const Half upper = __builtin_convertvector(parts.part[part] >> 16, Half);
+    __builtin_memcpy(to + part * kPartBytes, &upper, sizeof(upper));
+  }
+}
+
 // Splits a block of two panels, a few lines at a time between products: these leave the other units idle.
 class PanelSplitter {
  public:
