@@ -102,8 +102,9 @@ std::vector<Layer> layers_of(const Arguments& a, const std::vector<at::Tensor>& 
 
 // Rows of a block: as many as make equal shares for the threads, each small enough for the second cache.
 int64_t block_rows_for(const Step& step, int64_t num_threads) {
-  const int64_t num_rows = step.all.count;
-  const int64_t rounds = (num_rows + kMostBlockRows * num_threads - 1) / (kMostBlockRows * num_threads);
+  const bool is_amx = cpu_extra() == Extra::amx;
+  const int64_t num_rows = step.all.count, most = is_amx ? kMostBlockRowsOfAmx : kMostBlockRows;
+  const int64_t rounds = (num_rows + most * num_threads - 1) / (most * num_threads);
   const int64_t num_blocks = std::max<int64_t>(1, rounds * num_threads);
   const int64_t equal = std::max<int64_t>(1, (num_rows + num_blocks - 1) / num_blocks);
   if (num_blocks != 2 || step.B != 1 || step.branches) {
@@ -111,11 +112,10 @@ int64_t block_rows_for(const Step& step, int64_t num_threads) {
   }
   // The second half of a sequence attends to three times as many keys: it gets fewer rows. In whole register tiles: 136
   // and 120 of 256 rows take 3.95 and 3.89 ms, 128 and 128 took 3.77 and 4.13. On AMX weights cost half of that.
-  const bool is_amx = cpu_extra() == Extra::amx;
   const int64_t tile = is_amx ? 16 : 8, key_cost = is_amx ? 2 : 1;
   const int64_t row_cost = 8 * step.D + 4 * step.F + 4 * num_rows;  // on average, where a key costs 8
   const int64_t balanced = (num_rows / 2 + key_cost * num_rows * num_rows / row_cost + tile / 2) / tile * tile;
-  return std::clamp(balanced, equal, std::max(equal, kMostBlockRows));
+  return std::clamp(balanced, equal, std::max(equal, most));
 }
 
 int64_t shared_floats(const Step& step) { return kFewRows * (scratch_stride(step.D) + hidden_stride(step)); }

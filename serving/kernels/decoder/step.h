@@ -53,6 +53,7 @@ constexpr int64_t kFewRows = 16;
 // Else each thread takes some rows, through all of a layer: they stay in its second cache. More than these for one
 // pass over the weights bring nothing, fewer leave the loads of weights unpaid.
 constexpr int64_t kMostBlockRows = 264;
+constexpr int64_t kMostBlockRowsOfAmx = 144;  // in three parts they take half as much again
 // Keys whose scores are computed before they are weighed: the scores of a tile of rows stay in the first cache.
 constexpr int64_t kChunkKeys = 256;
 constexpr int64_t kMostTileRows = 16;  // at least kTileRows of every instruction set
