@@ -18,6 +18,7 @@ from benchmarks.workload import Request, Workload, join
 from foundation.layout import layout
 from ranker.features.inputs import CandidateInputs, ProfileInputs
 from serving.candidate_arguments import candidate_arguments
+from serving.kernels.extension import cpu_capability
 from serving.programs import Program, Shapes, export_program, load_program, save_program, weights_of
 from serving.served_halves import Form, served_halves
 from serving.split import candidate_shapes, profile_shapes, split
@@ -67,6 +68,7 @@ class Programs:
             "linears": form.linears,
             "fused": sorted(kernels.fused),
             "not_fused": kernels.not_fused,
+            "instructions": cpu_capability(),
         }
         profile, candidates = join(workload.four(ragged=True))
         self.profile = _reloaded(halves.profile, tuple(profile), profile_shapes(), folder / "profile.pt2")
