@@ -116,8 +116,8 @@ int64_t tile_candidates(int64_t num_candidates, int64_t num_threads) {
   return round_up(divide_up(share, rounds), kGroupRows / 2);
 }
 
-// Each thread has a first tile; the others are handed out by a counter, a tile ahead: a core that somebody else also uses
-// takes fewer. (By the counter alone, the thread that comes first would have the first two before another has come.)
+// Each thread has a first tile; the others are handed out by a counter, a tile ahead: a core that somebody else also
+// uses takes fewer. By the counter alone, the thread that comes first would have two before another has come.
 void score(Operands& operands) {
   const ScoreTile score_tile = score_tile_for(cpu_capability());
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();

@@ -15,7 +15,7 @@ constexpr int64_t kStripePanels = 6;
 
 struct Scratch {
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
-  float* hidden;  // [rows, hidden_stride]: queries, keys and values; or the feed-forward's hidden units, also as AMX reads them
+  float* hidden;  // [rows, hidden_stride]: queries, keys and values; or hidden units, also as AMX reads them
   int64_t stride, hidden_stride;
   uint8_t* bytes;  // prepared_bytes(rows, max(F, D)), rows as products read them
   float* scales;   // [rows], theirs

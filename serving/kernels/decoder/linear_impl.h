@@ -81,8 +81,8 @@ inline void add_prepared(const Activations& a, const PackedWeights& weights, Ran
   add_rows(values, stride, a.count, bias, columns_of(panels, weights.num_outputs), x, x_stride);
 }
 
-inline void add_linear(const Activations& a, const PackedWeights& weights, Range panels, const float* bias, float* values,
-                       int64_t stride, float* x, int64_t x_stride) {
+inline void add_linear(const Activations& a, const PackedWeights& weights, Range panels, const float* bias,
+                       float* values, int64_t stride, float* x, int64_t x_stride) {
   prepare(a, weights);
   add_prepared(a, weights, panels, bias, values, stride, x, x_stride);
 }

@@ -69,7 +69,8 @@ inline int64_t scratch_rows(const Step& step) {
   return padded(step.block_rows > kFewRows ? step.block_rows : kFewRows);
 }
 inline int64_t hidden_floats(const Step& step) {  // a whole number of cache lines as well
-  const int64_t plain = scratch_rows(step) * hidden_stride(step), split = prepared_bytes(scratch_rows(step), step.F) / 4;
+  const int64_t rows = scratch_rows(step);
+  const int64_t plain = rows * hidden_stride(step), split = prepared_bytes(rows, step.F) / 4;
   return plain > split ? plain : split;
 }
 inline int64_t prepared_floats(const Step& step) {

@@ -1,8 +1,9 @@
-// Rows times panels on AMX, a processor's unit for products of small matrices: tiles of 16 rows of 64 bytes. Bytes here;
-// float32 in split_impl.h. Each output is added up over K in the same order whichever rows and panels it is computed with.
+// Rows times panels on AMX, a processor's unit for products of small matrices: tiles of 16 rows of 64 bytes. Bytes
+// here; float32 in split_impl.h. Each output is added up over K in the same order whichever rows and panels it is
+// computed with.
 //
-// In assembly, as a processor without AMX runs what is around it. Included after `#pragma GCC target` and MARQUEE_LANES,
-// see lanes_impl.h.
+// In assembly, as a processor without AMX runs what is around it. Included after `#pragma GCC target` and
+// MARQUEE_LANES, see lanes_impl.h.
 #pragma once
 
 #include "lanes_impl.h"

@@ -115,11 +115,12 @@ inline void quantise_rows(const float* x, int64_t stride, int64_t rows, int64_t 
 
 // out(row, column, sums) for quantised rows times panels [first, last) of int8 weights.
 template <class Product, class Out>
-inline void multiply_units(const uint8_t* rows, int64_t count, const PackedWeights& weights, int64_t first, int64_t last,
-                           const Out& out) {
+inline void multiply_units(const uint8_t* rows, int64_t count, const PackedWeights& weights, int64_t first,
+                           int64_t last, const Out& out) {
   const int64_t units = round_up(weights.num_inputs, 4) / 4;
   multiply_all<Product>({reinterpret_cast<const Int8::Unit*>(rows), byte_stride(weights.num_inputs) / 4}, count,
-                        {static_cast<const Int8::Unit*>(weights.data), units * kPanel, kPanel, units}, first, last, out);
+                        {static_cast<const Int8::Unit*>(weights.data), units * kPanel, kPanel, units}, first, last,
+                        out);
 }
 
 }  // namespace

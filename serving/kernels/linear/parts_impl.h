@@ -36,8 +36,8 @@ inline Vector load_first(const float* from, int64_t count) {
   return load(values);
 }
 
-// Rows [count, K] as [groups of 32 rows, steps, parts, tiles, lines]; inputs past K are zeros, rows past `count` anything.
-// Step by step: all of a row's lines lie in the same few sets of the first cache.
+// Rows [count, K] as [groups of 32 rows, steps, parts, tiles, lines]; inputs past K are zeros, rows past `count`
+// anything. Step by step: all of a row's lines lie in the same few sets of the first cache.
 inline void split_rows(const float* x, int64_t stride, int64_t count, int64_t K, uint8_t* to) {
   constexpr Halves kUpper = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31,
                              33, 35, 37, 39, 41, 43, 45, 47, 49, 51, 53, 55, 57, 59, 61, 63};

@@ -39,7 +39,8 @@ inline void multiply_int8(const Activations& a, const PackedWeights& weights, in
   };
 #if MARQUEE_LANES == 16
   if (weights.extra == Extra::amx && weights.num_inputs % kTileLine == 0) {
-    multiply_bytes(a.bytes, a.count, static_cast<const uint8_t*>(weights.data), weights.num_inputs, first, last, scaled);
+    const auto* packed = static_cast<const uint8_t*>(weights.data);
+    multiply_bytes(a.bytes, a.count, packed, weights.num_inputs, first, last, scaled);
     return;
   }
   if (weights.extra != Extra::none) {

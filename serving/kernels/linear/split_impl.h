@@ -1,5 +1,5 @@
-// float32 products by AMX's bfloat16 instruction. With 24 bits of mantissa a float32 is the sum of three bfloat16 values of
-// 8 bits each, exactly:
+// float32 products by AMX's bfloat16 instruction. With 24 bits of mantissa a float32 is the sum of three bfloat16 ones
+// of 8 bits each, exactly:
 //
 //     x = x0 + x1 + x2,    x y = x0 y0 + x0 y1 + x1 y0 + x1 y1 + x0 y2 + x2 y0 + (at most 2^-21 |x y|)
 //
@@ -17,8 +17,8 @@
 namespace marquee {
 namespace {
 
-// A block is the panels' inputs that are split at once: [2 panels, 3 parts, steps, 16 lines], with gaps after each part,
-// so that the parts don't share the same few sets of the first cache.
+// A block is the panels' inputs that are split at once: [2 panels, 3 parts, steps, 16 lines], with gaps after each
+// part, so that the parts don't share the same few sets of the first cache.
 constexpr int64_t kBlockSteps = 4, kPanelPartBytes = kBlockSteps * kTileBytes + 5 * kTileLine;
 constexpr int64_t kPanelBytes = 3 * kPanelPartBytes;
 constexpr int64_t kMostRows = 9 * kGroupRows;  // whose sums are kept
@@ -215,8 +215,8 @@ inline int64_t num_asides(int64_t count, const PackedWeights& weights) {
   return round_up(count, kGroupRows) / kGroupRows * steps * 6 * ((num_panels(weights.num_outputs) + 1) / 2);
 }
 
-// out(row, column, sums) for split rows times panels [first, last) of float32 weights. What `out` computes is nearly free,
-// see Emitter; and so is what aside() does, between products.
+// out(row, column, sums) for split rows times panels [first, last) of float32 weights. What `out` computes is nearly
+// free, see Emitter; and so is what aside() does, between products.
 template <class Out, class Aside>
 inline void multiply_split(const Activations& a, const PackedWeights& weights, int64_t first, int64_t last,
                            const Out& out, const Aside& aside) {
