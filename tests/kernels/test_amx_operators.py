@@ -143,7 +143,7 @@ def test_a_bad_candidate_leaves_its_neighbours_alone() -> None:
 @pytest.mark.parametrize("size", [(176, 1), (132, 2)], ids=str)
 @pytest.mark.usefixtures("nan_filled_memory")
 def test_decoders_of_odd_panels_and_long_blocks(error: Any, size: tuple[int, int]) -> None:
-    """Against the model in float64; one block of 264 rows, more rows than one, few rows."""
+    """Against the model in float64; the largest block, of 144 rows, more rows than one has, few rows."""
     torch.manual_seed(0)
     decoder = Decoder(
         DecoderConfig(size[0], num_layers=2, num_heads=size[1], attention=AttentionConfig())
@@ -156,7 +156,7 @@ def test_decoders_of_odd_panels_and_long_blocks(error: Any, size: tuple[int, int
     before = torch.get_num_threads()
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        for lengths in ([1], [16], [17], [32], [33], [264], [200, 65], [1] * 17, [9, 8]):
+        for lengths in ([1], [16], [17], [32], [33], [144], [145], [264], [200, 65], [1] * 17, [9, 8]):
             x = torch.randn(sum(lengths), size[0], generator=torch.Generator().manual_seed(1))
             where = layout(torch.tensor(lengths))
             wanted = exact.read(x.double(), where, num_kept=1)
