@@ -238,9 +238,10 @@ inline void layers(const Operands& o, const Scratch& scratch, Span tile, RowsAhe
     if (is_split(linear.weights)) {
       layer_by_amx(a, linear, last, out, ahead);
     } else {
-      for (int64_t panel = 0; panel < panels; panel += kTilePanels) {
-        layer(a, linear, {panel, least(panel + kTilePanels, panels)}, last, out);
-        ahead.advance(ahead.num_lines() * kTilePanels / (panels - panel) + 1);
+      const int64_t stripe = linear.weights.extra == Extra::amx ? 4 : kTilePanels;  // AMX takes two panels at once
+      for (int64_t panel = 0; panel < panels; panel += stripe) {
+        layer(a, linear, {panel, least(panel + stripe, panels)}, last, out);
+        ahead.advance(ahead.num_lines() * stripe / (panels - panel) + 1);
       }
     }
     float* read = in;
