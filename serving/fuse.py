@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from foundation.decoder import Decoder
+from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.interaction import DotProducts, FirstLayer, Interaction
 from ranker.arches.last_token_tower import LastTokenTower
 from ranker.arches.profile_tower import DecoderTower, PooledTower
 from ranker.arches.sparse import PaddedSparseArch
-from serving.fused_bags import FusedBags, FusedFacets
+from serving.fused_bags import FusedBags, FusedCandidateFeatures, FusedFacets
 from serving.fused_candidates import FusedCandidates
 from serving.fused_decoder import FusedDecoder
 from serving.fused_tower import FusedTower
@@ -113,6 +114,10 @@ def fuse(halves: Halves) -> Kernels:
             swap(name, FIRST_LAYER, OF_INTERACTION[type(child)])
         elif isinstance(child, PaddedSparseArch):
             swap(name, POOL_BAGS, partial(FusedBags.from_sparse, child))
+    if "candidate.features.sparse" in kernels.fused:
+        features = halves.candidate.features
+        assert isinstance(features, CandidateFeatureArch)
+        both.set_submodule("candidate.features", FusedCandidateFeatures(features))
     if not isinstance(tower, PooledTower):
         facets = tower.foundation.facet_embedding
         swap("profile.tower.foundation.facet_embedding", POOL_BAGS, lambda: FusedFacets(facets))

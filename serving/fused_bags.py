@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ranker.arches.candidate_features import CandidateFeatureArch
 from ranker.arches.sparse import PaddedSparseArch
 from serving.kernels.bags.ops import pool_bags, profile_vector
 
@@ -38,9 +39,31 @@ class FusedBags(nn.Module):
         """`[R, W]` int64, -1 where there is no value, to `[R, E]`."""
         return pool_bags(ids, list(self.tables), self._columns, self._means, 0)
 
+    def beside(self, ids: Tensor, dense: Tensor) -> Tensor:
+        """These embeddings and dense features `[R, X]` behind them."""
+        return pool_bags(ids, list(self.tables), self._columns, self._means, 0, dense)
+
     def profile_vector(self, hidden: Tensor, least_norm: float, ids: Tensor, dense: Tensor) -> Tensor:
         """These embeddings between a unit vector and dense features, see `serving.kernels.bags.ops.profile_vector`."""
         return profile_vector(hidden, least_norm, ids, list(self.tables), self._columns, self._means, dense)
+
+
+class FusedCandidateFeatures(nn.Module):
+    """`CandidateFeatureArch` by the same operator.
+
+    Args:
+        features: whose sparse features are fused already.
+    """
+
+    def __init__(self, features: CandidateFeatureArch) -> None:
+        super().__init__()
+        assert isinstance(features.sparse, FusedBags)
+        self.sparse = features.sparse
+        self.dense = features.dense
+
+    def forward(self, sparse: Tensor, dense: Tensor) -> Tensor:
+        """`[C, W]` and `[C, X]` to `[C, F]`."""
+        return self.sparse.beside(sparse, self.dense(dense))
 
 
 class FusedFacets(nn.Module):

@@ -87,13 +87,11 @@ class FusedCandidates(nn.Module):
             logits `[C, N]`.
         """
         assert self.has_features == (features is not None) and self.has_crossed == (crossed is not None)
-        K, E, H = self.num_dots, self.e_table.shape[1], self.x_table.shape[1]
-        p_BH, q_BF = self.profile(vector).split((H, K * E), dim=1)
         return score_candidates(
             item_rows,
             offsets,
             ItemTables(self.x_table, self.e_table, self._named(self._table_scales)),
-            (p_BH, q_BF.unflatten(1, (K, E))),
+            (self.profile(vector), None),
             (features, crossed),
             Weights(self.dots, self._named(self._layers), self._named(self._scales), self.num_tasks),
         )

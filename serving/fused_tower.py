@@ -39,18 +39,20 @@ class FusedTower(nn.Module):
 
     def forward(self, inputs: ProfileInputs, items: ItemVectors) -> ProfileEncoding:
         """As of `LastTokenTower`."""
-        decoder, offsets = self.foundation.decoder, inputs.token_offsets
+        decoder = self.foundation.decoder
         assert isinstance(decoder, FusedDecoder)
-        passed = decoder.read_last_of(self._tokens(inputs, items), offsets, self.crossing_layers)
+        tokens_TD, offsets = self._tokens(inputs, items)
+        passed = decoder.read_last_of(tokens_TD, offsets, self.crossing_layers)
         hidden_BD = self.foundation.hidden_states(passed.layers, inputs.layout)
         vector = self.sparse.profile_vector(hidden_BD, SMALLEST_NORM, inputs.sparse, self.dense(inputs.dense))
         if not self.crossing_layers:
             return ProfileEncoding(vector, None)
         return ProfileEncoding(vector, None, KeyValues(passed.key_values, offsets))
 
-    def _tokens(self, inputs: ProfileInputs, items: ItemVectors) -> Tensor:
-        if self.foundation.age_column is not None:
-            return self.foundation.tokens(inputs.facet_ids, inputs.item_ids, items)
-        return embed_tokens(
-            inputs.facet_ids, self.foundation.facet_embedding.weight, inputs.item_ids, items.vectors
-        )
+    def _tokens(self, inputs: ProfileInputs, items: ItemVectors) -> tuple[Tensor, Tensor]:
+        """Tokens, and offsets `[B + 1]` of them."""
+        foundation = self.foundation
+        if foundation.age_column is not None:
+            return foundation.tokens(inputs.facet_ids, inputs.item_ids, items), inputs.token_offsets
+        facets = foundation.facet_embedding.weight
+        return embed_tokens(inputs.facet_ids, facets, inputs.item_ids, items.vectors, inputs.last_index)

@@ -103,7 +103,7 @@ class CandidateGraph(nn.Module):
         self, features: CandidateFeatureArch, interaction: Interaction, crossed: CrossedLayers | None = None
     ) -> None:
         super().__init__()
-        self.features = features
+        self.features: nn.Module = features  # `serving.fuse` swaps it
         self.interaction: nn.Module = interaction  # `serving.fuse` swaps it
         self.crossed = crossed
 

@@ -43,6 +43,9 @@ def test_it_is_what_the_plain_lookups_give(rows: int, seed: int) -> None:
     sparse = _sparse(seed)
     ids = _ids(rows, seed, sparse)
     torch.testing.assert_close(FusedBags.from_sparse(sparse)(ids), sparse(ids), rtol=1e-6, atol=1e-6)
+    dense = torch.arange(rows * 2.0).view(rows, 2)
+    beside = FusedBags.from_sparse(sparse).beside(ids, dense)
+    torch.testing.assert_close(beside, torch.cat((sparse(ids), dense), dim=1), rtol=1e-6, atol=1e-6)
 
 
 def test_many_rows_are_shared_among_threads_to_the_bit() -> None:
@@ -121,7 +124,8 @@ def test_tokens_are_their_facets_and_their_item(tokens: int, width: int, facets:
     expected = torch.zeros(tokens, width)
     for column in ids.unbind(1):
         expected += torch.where((column > 0)[:, None], table.nan_to_num(0.0)[column], 0.0)
-    found = embed_tokens(ids, table, item_ids, items)
+    found, offsets = embed_tokens(ids, table, item_ids, items, torch.tensor([1, 4]))
+    assert offsets.tolist() == [0, 2, 5]
     torch.testing.assert_close(found, expected + items[item_ids], rtol=1e-6, atol=1e-6)
 
 
@@ -148,7 +152,8 @@ def test_a_profile_vector_without_id_columns() -> None:
 def test_they_keep_the_rules_of_an_operator_too() -> None:
     ids, table = torch.tensor([[0, 2], [1, 0]]), torch.randn(3, 5)
     torch.library.opcheck(
-        torch.ops.marquee.embed_tokens.default, (ids, table, torch.tensor([1, 0]), torch.randn(2, 5))
+        torch.ops.marquee.embed_tokens.default,
+        (ids, table, torch.tensor([1, 0]), torch.randn(2, 5), torch.tensor([0, 1])),
     )
     torch.library.opcheck(
         torch.ops.marquee.profile_vector.default,
@@ -159,6 +164,7 @@ def test_they_keep_the_rules_of_an_operator_too() -> None:
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
+        ({"last_index": torch.zeros(1, 1).long()}, ValueError, r"last_index has shape \[1, 1\]"),
         ({"item_ids": torch.tensor([0, 4])}, ValueError, r"item_ids\[1\] is 4; there are 4 items"),
         ({"item_ids": torch.tensor([-1, 0])}, ValueError, r"item_ids\[0\] is -1"),
         ({"item_ids": torch.tensor([0])}, ValueError, r"item_ids has shape \[1\]"),
@@ -180,6 +186,7 @@ def test_tokens_that_are_wrong_are_named(
         "facets": torch.zeros(3, 5),
         "item_ids": torch.tensor([1, 0]),
         "items": torch.zeros(4, 5),
+        "last_index": torch.tensor([1]),
     }
     with pytest.raises(kind, match=message):
         embed_tokens(**(right | change))

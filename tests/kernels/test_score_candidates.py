@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ranker.arches.interaction import Interaction, InteractionConfig, Widths
 from serving.fused_candidates import FusedCandidates
+from serving.kernels.candidates.ops import ItemTables, Weights, score_candidates
 from serving.kernels.linear.panels import pack
 from serving.no_fused_form import NoFusedForm
 from serving.quantise import QuantisedRows
@@ -200,6 +201,22 @@ def test_wrong_operands_are_named(at: int, change: Any, kind: type[Exception], m
     operands[at] = change(operands[at])
     with pytest.raises(kind, match=message):
         torch.ops.marquee.score_candidates(*operands)
+
+
+def test_p_and_q_may_lie_in_the_same_rows() -> None:
+    p, q, x_table, e_table = torch.randn(2, 6), torch.randn(2, 3, 4), torch.randn(5, 6), torch.randn(5, 4)
+    rows, offsets = torch.tensor([4, 0, 2]), torch.tensor([0, 1, 3])
+    weights = Weights(torch.randn(3, 6), [pack(torch.randn(1, 6)), torch.randn(1)])
+    joined = torch.cat((p, q.flatten(1)), dim=1)
+
+    def score(first: Tensor, second: Tensor | None) -> Tensor:
+        return score_candidates(
+            rows, offsets, ItemTables(x_table, e_table), (first, second), (None, None), weights
+        )
+
+    assert torch.equal(score(joined, None), score(p, q))
+    with pytest.raises(ValueError, match=r"p has shape \[2, 6\] and there is no q; it must be \[B, 18\]"):
+        score(p, None)
 
 
 def test_opcheck() -> None:

@@ -12,14 +12,16 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace marquee::bags {
 namespace {
 
 // Floats that are read below which a second thread costs more than it brings.
-constexpr int64_t kGrainFloats = 32768;
+constexpr int64_t kGrainFloats = 8192;
 
 struct Feature {
   const float* table;
@@ -106,8 +108,24 @@ void check_floats(const at::Tensor& tensor, const char* name, int64_t rows) {
                     rows < 0 ? "rows" : std::to_string(rows), ", width], contiguous");
 }
 
-at::Tensor embed_tokens_cpu(const at::Tensor& facet_ids, const at::Tensor& facets, const at::Tensor& item_ids,
-                            const at::Tensor& items) {
+// Each request's own token is its last, and none is without.
+at::Tensor offsets_of(const at::Tensor& last_index) {
+  TORCH_CHECK_TYPE(last_index.scalar_type() == at::kLong, "embed_tokens: last_index is ", last_index.scalar_type(),
+                   "; it must be int64");
+  TORCH_CHECK_VALUE(last_index.dim() == 1 && last_index.is_contiguous(), "embed_tokens: last_index has shape ",
+                    last_index.sizes(), "; it must be [B], contiguous");
+  at::Tensor offsets = at::empty({last_index.size(0) + 1}, last_index.options());
+  int64_t* to = offsets.mutable_data_ptr<int64_t>();
+  *to = 0;
+  for (int64_t b = 0; b < last_index.size(0); ++b) {
+    to[b + 1] = last_index.const_data_ptr<int64_t>()[b] + 1;
+  }
+  return offsets;
+}
+
+std::tuple<at::Tensor, at::Tensor> embed_tokens_cpu(const at::Tensor& facet_ids, const at::Tensor& facets,
+                                                    const at::Tensor& item_ids, const at::Tensor& items,
+                                                    const at::Tensor& last_index) {
   TORCH_CHECK_VALUE(facet_ids.dim() == 2, "embed_tokens: facet_ids has shape ", facet_ids.sizes(), "; it must be [T, W]");
   const Feature facet = features_of(facet_ids, facets, {facet_ids.size(1)}, c10::List<bool>({false})).front();
   const int64_t T = facet_ids.size(0), W = facet_ids.size(1), D = facet.width, num_items = items.size(0);
@@ -134,7 +152,7 @@ at::Tensor embed_tokens_cpu(const at::Tensor& facet_ids, const at::Tensor& facet
       }
     }
   });
-  return out;
+  return {out, offsets_of(last_index)};
 }
 
 at::Tensor profile_vector_cpu(const at::Tensor& hidden, double least_norm, const at::Tensor& ids, at::TensorList tables,
@@ -168,7 +186,7 @@ at::Tensor profile_vector_cpu(const at::Tensor& hidden, double least_norm, const
 }
 
 at::Tensor pool_bags_cpu(const at::Tensor& ids, at::TensorList tables, at::IntArrayRef columns,
-                         const c10::List<bool>& means, int64_t least) {
+                         const c10::List<bool>& means, int64_t least, const std::optional<at::Tensor>& beside) {
   TORCH_CHECK_VALUE(least >= 0, "pool_bags: least is ", least, "; it must be at least 0");
   const std::vector<Feature> features = features_of(ids, tables, columns, means);
   const int64_t R = ids.size(0), W = ids.size(1);
@@ -179,12 +197,20 @@ at::Tensor pool_bags_cpu(const at::Tensor& ids, at::TensorList tables, at::IntAr
   }
   const int64_t* first = ids.const_data_ptr<int64_t>();
   check_ids(first, R, W, features);
-  at::Tensor out = at::empty({R, width}, ids.options().dtype(at::kFloat));
+  int64_t X = 0;
+  if (beside) {
+    check_floats(*beside, "pool_bags: beside", R);
+    X = beside->size(1);
+  }
+  at::Tensor out = at::empty({R, width + X}, ids.options().dtype(at::kFloat));
   float* to = out.mutable_data_ptr<float>();
   at::parallel_for(0, R, std::max<int64_t>(1, kGrainFloats / floats), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       for (const Feature& feature : features) {
-        pool(feature, first + row * W + feature.first_column, least, to + row * width + feature.first_output);
+        pool(feature, first + row * W + feature.first_column, least, to + row * (width + X) + feature.first_output);
+      }
+      if (X > 0) {
+        std::copy_n(beside->const_data_ptr<float>() + row * X, X, to + row * (width + X) + width);
       }
     }
   });
@@ -195,8 +221,11 @@ at::Tensor pool_bags_cpu(const at::Tensor& ids, at::TensorList tables, at::IntAr
 }  // namespace marquee::bags
 
 TORCH_LIBRARY_FRAGMENT(marquee, library) {
-  library.def("pool_bags(Tensor ids, Tensor[] tables, int[] columns, bool[] means, int least) -> Tensor");
-  library.def("embed_tokens(Tensor facet_ids, Tensor facets, Tensor item_ids, Tensor items) -> Tensor");
+  library.def(
+      "pool_bags(Tensor ids, Tensor[] tables, int[] columns, bool[] means, int least, Tensor? beside=None) -> Tensor");
+  library.def(
+      "embed_tokens(Tensor facet_ids, Tensor facets, Tensor item_ids, Tensor items, Tensor last_index) "
+      "-> (Tensor tokens, Tensor offsets)");
   library.def(
       "profile_vector(Tensor hidden, float least_norm, Tensor ids, Tensor[] tables, int[] columns, bool[] means, "
       "Tensor dense) -> Tensor");

@@ -20,7 +20,12 @@ _TOKENS, _VECTOR = "marquee::embed_tokens", "marquee::profile_vector"
 
 
 def pool_bags(
-    ids: Tensor, tables: Sequence[Tensor], columns: Sequence[int], means: Sequence[bool], least: int
+    ids: Tensor,
+    tables: Sequence[Tensor],
+    columns: Sequence[int],
+    means: Sequence[bool],
+    least: int,
+    beside: Tensor | None = None,
 ) -> Tensor:
     """Embeddings of each row's ids, summed or averaged feature by feature, in one pass over all features.
 
@@ -32,38 +37,46 @@ def pool_bags(
         columns: how many columns of `ids` each feature has; together W.
         means: whether a feature is averaged over its values; else it is summed.
         least: of the ids that are values.
+        beside: `[R, X]` float32, contiguous, what follows them; None: nothing.
 
     Returns:
-        `[R, ΣE]`, features side by side; zeros where a feature has no value.
+        `[R, ΣE + X]`, features side by side; zeros where a feature has no value.
 
     Raises:
         ValueError: if a shape, a stride or an id is wrong (on a GPU ids aren't looked at).
         TypeError: if a dtype is wrong.
     """
-    return torch.ops.marquee.pool_bags(ids, list(tables), list(columns), list(means), least)
+    return torch.ops.marquee.pool_bags(ids, list(tables), list(columns), list(means), least, beside)
 
 
-def _fake(ids: Tensor, tables: Sequence[Tensor], columns: list[int], means: list[bool], least: int) -> Tensor:
-    return tables[0].new_empty(ids.shape[0], sum(table.shape[1] for table in tables))
+def _fake(
+    ids: Tensor, tables: Sequence[Tensor], columns: list[int], means: list[bool], least: int,
+    beside: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    width = sum(table.shape[1] for table in tables) + (0 if beside is None else beside.shape[1])
+    return tables[0].new_empty(ids.shape[0], width)
 
 
 def _plain(
-    ids: Tensor, tables: Sequence[Tensor], columns: list[int], means: list[bool], least: int
-) -> Tensor:
+    ids: Tensor, tables: Sequence[Tensor], columns: list[int], means: list[bool], least: int,
+    beside: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     pooled = []
     for bag, table, is_mean in zip(ids.split(list(columns), dim=1), tables, means, strict=True):
         present = bag >= least
         total = (table[bag.clamp(min=least)] * present.unsqueeze(-1)).sum(1)
         pooled.append(total / present.sum(1, keepdim=True).clamp(min=1) if is_mean else total)
-    return torch.cat(pooled, dim=1)
+    return torch.cat(pooled if beside is None else [*pooled, beside], dim=1)
 
 
 torch.library.register_fake(_NAME, _fake)
 torch.library.register_kernel(_NAME, "cuda", _plain)  # nothing to gain from a kernel: a few microseconds
 
 
-def embed_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
-    """What the decoder reads of each token: the sum of its facets' embeddings, and its item's vector.
+def embed_tokens(
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What the decoder reads of each token: its facets' embeddings and its item's vector, added up; and whose it is.
 
     For inference: backward through it raises.
 
@@ -72,15 +85,16 @@ def embed_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Ten
         facets: `[rows, D]` float32, contiguous.
         item_ids: `[T]` int64, contiguous, rows of `items`.
         items: `[I, D]` float32, contiguous.
+        last_index: `[B]` int64, contiguous, each request's last token; every request has one.
 
     Returns:
-        `[T, D]`.
+        tokens `[T, D]` and their offsets `[B + 1]`.
 
     Raises:
         ValueError: if a shape, a stride or an id is wrong (on a GPU ids aren't looked at).
         TypeError: if a dtype is wrong.
     """
-    return torch.ops.marquee.embed_tokens(facet_ids, facets, item_ids, items)
+    return torch.ops.marquee.embed_tokens(facet_ids, facets, item_ids, items, last_index)
 
 
 def profile_vector(
@@ -114,12 +128,18 @@ def profile_vector(
     )
 
 
-def _fake_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
-    return items.new_empty(facet_ids.shape[0], items.shape[1])
+def _fake_tokens(
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+) -> tuple[Tensor, Tensor]:
+    tokens = items.new_empty(facet_ids.shape[0], items.shape[1])
+    return tokens, last_index.new_empty(last_index.shape[0] + 1)
 
 
-def _plain_tokens(facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor) -> Tensor:
-    return _plain(facet_ids, [facets], [facet_ids.shape[1]], [False], 1) + items[item_ids]
+def _plain_tokens(
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+) -> tuple[Tensor, Tensor]:
+    tokens = _plain(facet_ids, [facets], [facet_ids.shape[1]], [False], 1) + items[item_ids]
+    return tokens, torch.cat((last_index.new_zeros(1), last_index + 1))
 
 
 def _fake_vector(

@@ -3,6 +3,7 @@
 // F width of the candidates' features, D of crossed candidates, N tasks.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty.h>
 #include <omp.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
@@ -12,6 +13,7 @@
 #include <atomic>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "candidates/checks.h"
@@ -154,15 +156,33 @@ std::vector<Linear> take_layers(Weights& taken, Operands& o, int64_t num_tasks) 
   return layers;
 }
 
+// p [B, H] and q [B, K, E]; without q, those of rows [B, H + K E] that hold one behind the other.
+std::pair<at::Tensor, at::Tensor> profile_of(const at::Tensor& p, const OptionalTensor& q, const at::Tensor& x_table,
+                                             const at::Tensor& e_table, const at::Tensor& dot_weights) {
+  if (q) {
+    TORCH_CHECK_VALUE(q->dim() == 3, "score_candidates: q has shape ", q->sizes(), "; it must be [B, K, E]");
+    return {p, *q};
+  }
+  TORCH_CHECK_VALUE(x_table.dim() == 2 && e_table.dim() == 2 && dot_weights.dim() == 2,
+                    "score_candidates: x_table, e_table and dot_weights have shapes ", x_table.sizes(), ", ",
+                    e_table.sizes(), ", ", dot_weights.sizes(), "; they must be [I, H], [I, E] and [K, H]");
+  const int64_t H = x_table.size(1), K = dot_weights.size(0), E = e_table.size(1), stride = H + K * E;
+  TORCH_CHECK_VALUE(p.dim() == 2 && p.size(1) == stride && p.is_contiguous(), "score_candidates: p has shape ",
+                    p.sizes(), " and there is no q; it must be [B, ", stride, "], contiguous, its last columns q");
+  const int64_t B = p.size(0);
+  return {p.as_strided({B, H}, {stride, 1}),
+          p.as_strided({B, K, E}, {stride, E, 1}, p.storage_offset() + H)};
+}
+
 at::Tensor score_candidates_cpu(const at::Tensor& rows, const at::Tensor& offsets, const at::Tensor& x_table,
-                                const at::Tensor& e_table, at::TensorList table_scales, const at::Tensor& p,
-                                const at::Tensor& q, const at::Tensor& dot_weights, const OptionalTensor& features,
+                                const at::Tensor& e_table, at::TensorList table_scales, const at::Tensor& p_given,
+                                const OptionalTensor& q_given, const at::Tensor& dot_weights, const OptionalTensor& features,
                                 const OptionalTensor& crossed, at::TensorList weights, at::TensorList scales,
                                 int64_t num_tasks) {
   TORCH_CHECK_VALUE(rows.dim() == 1, "score_candidates: rows has shape ", rows.sizes(), "; it must be [C]");
   TORCH_CHECK_TYPE(rows.scalar_type() == at::kLong, "score_candidates: rows is ", rows.scalar_type(),
                    "; it must be int64");
-  TORCH_CHECK_VALUE(q.dim() == 3, "score_candidates: q has shape ", q.sizes(), "; it must be [B, K, E]");
+  const auto [p, q] = profile_of(p_given, q_given, x_table, e_table, dot_weights);
   TORCH_CHECK_TYPE(offsets.scalar_type() == at::kLong || offsets.scalar_type() == at::kInt,
                    "score_candidates: offsets is ", offsets.scalar_type(), "; it must be int64 or int32");
   TORCH_CHECK_VALUE(table_scales.empty() || table_scales.size() == 2, "score_candidates: table_scales has ",
@@ -230,7 +250,7 @@ int64_t scratch_floats(const Operands& o) {
 TORCH_LIBRARY_FRAGMENT(marquee, library) {
   library.def(
       "score_candidates(Tensor rows, Tensor offsets, Tensor x_table, Tensor e_table, Tensor[] table_scales, Tensor p, "
-      "Tensor q, Tensor dot_weights, Tensor? features, Tensor? crossed, Tensor[] weights, Tensor[] scales, "
+      "Tensor? q, Tensor dot_weights, Tensor? features, Tensor? crossed, Tensor[] weights, Tensor[] scales, "
       "int num_tasks) -> Tensor");
 }
 

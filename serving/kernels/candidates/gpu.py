@@ -15,6 +15,7 @@ does.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -163,7 +164,7 @@ def score_candidates_gpu(
     e_table: Tensor,
     table_scales: list[Tensor],
     p: Tensor,
-    q: Tensor,
+    q: Tensor | None,
     dot_weights: Tensor,
     features: Tensor | None,
     crossed: Tensor | None,
@@ -179,6 +180,13 @@ def score_candidates_gpu(
     """
     if scales or any(weight.dtype == torch.int8 for weight in weights):
         raise TypeError("linear weights are int8; on a GPU they must be torch.float32 (--linears float32)")
+    if q is None:
+        H, of_dots = x_table.shape[1], (dot_weights.shape[0], e_table.shape[1])
+        if p.dim() != 2 or p.shape[1] != H + math.prod(of_dots):
+            raise ValueError(
+                f"p has shape {list(p.shape)} and there is no q; it must be [B, {H + math.prod(of_dots)}]"
+            )
+        p, q = p[:, :H], p[:, H:].unflatten(1, of_dots)
     of_features = features is not None
     layers = weights[of_features + (crossed is not None) :]
     if len(layers) < 2 or len(layers) % 2:

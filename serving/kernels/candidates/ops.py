@@ -48,7 +48,7 @@ def score_candidates(
     rows: Tensor,
     offsets: Tensor,
     tables: ItemTables,
-    profile: tuple[Tensor, Tensor],
+    profile: tuple[Tensor, Tensor | None],
     where: tuple[Tensor | None, Tensor | None],
     weights: Weights,
 ) -> Tensor:
@@ -62,7 +62,8 @@ def score_candidates(
         rows: `[C]` int64, each candidate's item row.
         offsets: `[B + 1]` int64 or int32: request `b` owns candidates `offsets[b]` to `offsets[b + 1]`.
         tables: what is known of the items.
-        profile: p `[B, H]`, the profile's share of the first layer, and q `[B, K, E]`, its side of the dot products.
+        profile: p `[B, H]`, the profile's share of the first layer, and q `[B, K, E]`, its side of the dot products; or
+            `[B, H + K E]`, which has both, and None.
         where: features `[C, F]` and crossed candidates `[C, D]`; None where there are none.
         weights: of all layers.
 
@@ -95,7 +96,7 @@ def _fake(
     e_table: Tensor,
     table_scales: list[Tensor],
     p: Tensor,
-    q: Tensor,
+    q: Tensor | None,
     dot_weights: Tensor,
     features: Tensor | None,
     crossed: Tensor | None,

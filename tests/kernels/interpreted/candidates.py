@@ -147,3 +147,13 @@ def test_refuses_features_of_another_width() -> None:
     operands[8] = torch.zeros(3, 4)
     with pytest.raises(ValueError, match="weights of features has shape"):
         score_candidates_gpu(*operands)
+
+
+def test_p_and_q_may_lie_in_the_same_rows() -> None:
+    operands, expected = operands_of(Case([3, 4], (40, 24), 2, 16))
+    p, q = operands[5], operands[6]
+    operands[5:7] = [torch.cat((p, q.flatten(1)), dim=1), None]
+    torch.testing.assert_close(score_candidates_gpu(*operands), expected.float(), rtol=1e-5, atol=1e-5)
+    operands[5] = p
+    with pytest.raises(ValueError, match="there is no q"):
+        score_candidates_gpu(*operands)
