@@ -108,15 +108,6 @@ void check_floats(const at::Tensor& tensor, const char* name, int64_t rows) {
                     rows < 0 ? "rows" : std::to_string(rows), ", width], contiguous");
 }
 
-constexpr int64_t kTokensAhead = 2;  // whose rows are asked for
-
-void ask_for(const float* row, int64_t width) {
-  constexpr int64_t kLineFloats = 16;
-  for (int64_t i = 0; i < width; i += kLineFloats) {
-    __builtin_prefetch(row + i, 0, 3);
-  }
-}
-
 // Each request's own token is its last, and none is without.
 at::Tensor offsets_of(const at::Tensor& last_index) {
   TORCH_CHECK_TYPE(last_index.scalar_type() == at::kLong, "embed_tokens: last_index is ", last_index.scalar_type(),
@@ -155,12 +146,6 @@ std::tuple<at::Tensor, at::Tensor> embed_tokens_cpu(const at::Tensor& facet_ids,
   const float* of_items = items.const_data_ptr<float>();
   at::parallel_for(0, T, std::max<int64_t>(1, kGrainFloats / (D * (W + 1) + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      if (t + kTokensAhead < end) {
-        for (int64_t column = 0; column < W; ++column) {
-          ask_for(facet.table + std::max<int64_t>(ids[(t + kTokensAhead) * W + column], 0) * D, D);
-        }
-        ask_for(of_items + rows[t + kTokensAhead] * D, D);
-      }
       pool(facet, ids + t * W, 1, to + t * D);  // facet row 0 is padding
       for (int64_t i = 0; i < D; ++i) {
         to[t * D + i] += of_items[rows[t] * D + i];

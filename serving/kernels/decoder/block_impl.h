@@ -14,7 +14,6 @@ namespace {
 constexpr int64_t kStripePanels = 6;
 
 struct Scratch {
-  int64_t thread, num_threads;
   float* normed;  // [rows, scratch_stride(D)], the next linear layer's input
   float* hidden;  // [rows, hidden_stride]: queries, keys and values; or hidden units, also as AMX reads them
   int64_t stride, hidden_stride;
@@ -27,11 +26,9 @@ struct Scratch {
   }
 };
 
-inline Scratch scratch_of(const Step& step, int64_t thread, int64_t num_threads) {
+inline Scratch scratch_of(const Step& step, int64_t thread) {
   const int64_t rows = scratch_rows(step);
   Scratch scratch;
-  scratch.thread = thread;
-  scratch.num_threads = num_threads;
   float* at = step.scratch + thread * step.scratch_floats;
   const auto take = [&](int64_t floats) {
     float* taken = at;

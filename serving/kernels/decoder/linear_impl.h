@@ -14,46 +14,13 @@ struct Range {
 
 inline Range all_panels(const PackedWeights& weights) { return {0, num_panels(weights.num_outputs)}; }
 
-// A thread's part of a layer's `range`, in whole register tiles.
-inline Range share(const PackedWeights& weights, Range range, int64_t thread, int64_t num_threads) {
-  const int64_t tile = is_split(weights) ? 2 : kTilePanels;
-  const int64_t tiles = (range.last - range.first + tile - 1) / tile;
-  const int64_t first = range.first + tiles * thread / num_threads * tile;
-  const int64_t last = range.first + tiles * (thread + 1) / num_threads * tile;
-  return {first < range.last ? first : range.last, last < range.last ? last : range.last};
+// A thread's part of `range`, in whole register tiles.
+inline Range share(Range range, int64_t thread, int64_t num_threads) {
+  const int64_t tiles = (range.last - range.first + kTilePanels - 1) / kTilePanels;
+  const int64_t first = range.first + tiles * thread / num_threads * kTilePanels;
+  const int64_t last = range.first + tiles * (thread + 1) / num_threads * kTilePanels;
+  return {first, last < range.last ? last : range.last};
 }
-
-// float32 weights that a thread will need next, asked for a few cache lines at a time.
-class WeightsAhead {
- public:
-  void add(const PackedWeights& weights, Range panels) {
-    const auto* data = static_cast<const char*>(weights.data);
-    const int64_t bytes = weights.num_inputs * kPanel * 4;
-    parts_[count_++] = {data + panels.first * bytes, data + panels.last * bytes};
-    num_lines_ += (panels.last - panels.first) * weights.num_inputs;
-  }
-
-  int64_t num_lines() const { return num_lines_; }
-
-  __attribute__((always_inline)) void advance(int64_t lines) {
-    for (; lines > 0 && at_ < count_; --lines) {
-      Part& part = parts_[at_];
-      if (part.next < part.end) {
-        __builtin_prefetch(part.next, 0, 2);
-        part.next += kPanel * 4;
-      } else {
-        ++at_;
-      }
-    }
-  }
-
- private:
-  struct Part {
-    const char *next, *end;
-  };
-  Part parts_[4] = {};
-  int64_t at_ = 0, count_ = 0, num_lines_ = 0;
-};
 
 // out[row, column] of rows times weights, in those panels' columns; those past num_outputs are zeros. Not inlined: it is
 // the one copy of the register tiles, and what surrounds it would take their registers.
@@ -66,26 +33,6 @@ __attribute__((noinline)) void linear_prepared(const Activations& a, const Packe
 inline void linear(const Activations& a, const PackedWeights& weights, Range panels, float* out, int64_t stride) {
   prepare(a, weights);
   linear_prepared(a, weights, panels, out, stride);
-}
-
-// The same, asking between products for what comes next; where products leave no time for that, it isn't.
-inline void linear(const Activations& a, const PackedWeights& weights, Range panels, float* out, int64_t stride,
-                   WeightsAhead ahead) {
-#if MARQUEE_LANES == 16
-  if (is_split(weights)) {
-    prepare(a, weights);
-    const int64_t asides = num_asides(a.count, weights) * (panels.last - panels.first) / num_panels(weights.num_outputs);
-    const int64_t lines = ahead.num_lines() / (asides + 1) + 1;
-    multiply_split(
-        a, weights, panels.first, panels.last,
-        [=](int64_t row, int64_t column, Vector sums) __attribute__((always_inline)) {
-          store(out + row * stride + column, sums);
-        },
-        [&]() __attribute__((always_inline)) { ahead.advance(lines); });
-    return;
-  }
-#endif
-  linear(a, weights, panels, out, stride);
 }
 
 // Columns of `panels`, of which there are num_columns in all.

@@ -31,31 +31,12 @@ inline void finish_layer(const Step& step, const Layer& layer, const Rows& rows,
   feed_forward(normed, layer, x, step.D, scratch);
 }
 
-// What this thread reads in run_last, if that is for few rows: they take as long as the weights take to come.
-inline WeightsAhead last_weights(const Step& step, const Layer& layer, const Scratch& scratch) {
-  WeightsAhead ahead;
-  if (step.last.count <= kFewRows) {
-    const auto add = [&](const PackedWeights& weights, Range panels) {
-      ahead.add(weights, share(weights, panels, scratch.thread, scratch.num_threads));
-    };
-    add(layer.project_in, queries_only(step));
-    add(layer.project_out, all_panels(layer.project_out));
-    add(layer.feed_in, all_panels(layer.feed_in));
-    add(layer.feed_out, all_panels(layer.feed_out));
-  }
-  return ahead;
-}
-
 // Queries, keys and values of rows [begin, end): what `panels` of project_in yield.
 inline void start_layer(const Step& step, const Layer& layer, const Rows& rows, int64_t begin, int64_t end, Range panels,
                         bool with_queries, bool with_keys, const Scratch& scratch) {
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x + begin * step.D, end - begin, scratch);
-  const Activations normed = scratch.activations(scratch.normed, scratch.stride, end - begin);
-  if (with_queries) {
-    linear(normed, layer.project_in, panels, scratch.hidden, scratch.hidden_stride);
-  } else {
-    linear(normed, layer.project_in, panels, scratch.hidden, scratch.hidden_stride, last_weights(step, layer, scratch));
-  }
+  linear(scratch.activations(scratch.normed, scratch.stride, end - begin), layer.project_in, panels, scratch.hidden,
+         scratch.hidden_stride);
   by_sequence(rows, step.B, begin, end, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = scratch.hidden + (first - begin) * scratch.hidden_stride;
     if (with_queries) {
@@ -111,14 +92,12 @@ inline void run_blocks(const Step& step, const Scratch& scratch) {
 inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Range projections, bool with_queries,
                      bool with_keys, int64_t thread, int64_t num_threads, const Scratch& scratch) {
   const int64_t stride = scratch.hidden_stride;
-  const auto part = [&](const PackedWeights& weights, Range panels) {
-    return share(weights, panels, thread, num_threads);
-  };
+  const auto part = [&](Range panels) { return share(panels, thread, num_threads); };
   const Activations normed = scratch.activations(scratch.normed, scratch.stride, rows.count);
   const Activations attended = scratch.activations(step.shared.attended, scratch.stride, rows.count);
   const Activations hidden = scratch.activations(step.shared.hidden, stride, rows.count);
   norm_rows(step, layer.norm1_weight, layer.norm1_bias, rows.x, rows.count, scratch);
-  linear(normed, layer.project_in, part(layer.project_in, projections), step.shared.hidden, stride);
+  linear(normed, layer.project_in, part(projections), step.shared.hidden, stride);
   barrier();
   by_sequence(rows, step.B, 0, rows.count, [&](int64_t b, int64_t first, int64_t last) {
     const float* projected = step.shared.hidden + first * stride;
@@ -140,11 +119,11 @@ inline void few_rows(const Step& step, const Layer& layer, const Rows& rows, Ran
   if (!with_queries) {
     return;
   }
-  const Range own = part(layer.project_out, all_panels(layer.project_out));
+  const Range own = part(all_panels(layer.project_out));
   add_linear(attended, layer.project_out, own, nullptr, scratch.normed, scratch.stride, rows.x, step.D);
   barrier();
   norm_rows(step, layer.norm2_weight, layer.norm2_bias, rows.x, rows.count, scratch);
-  feed_in(normed, layer, part(layer.feed_in, all_panels(layer.feed_in)), step.shared.hidden, stride);
+  feed_in(normed, layer, part(all_panels(layer.feed_in)), step.shared.hidden, stride);
   barrier();
   add_linear(hidden, layer.feed_out, own, layer.feed_out_bias, scratch.normed, scratch.stride, rows.x, step.D);
   barrier();
@@ -180,7 +159,7 @@ inline void run_last(const Step& step, int64_t thread, int64_t num_threads, cons
 
 inline void run(const Step& step, int64_t thread, int64_t num_threads) {
   const bool is_few = step.all.count <= kFewRows;
-  const Scratch scratch = scratch_of(step, thread, num_threads);
+  const Scratch scratch = scratch_of(step, thread);
   if (is_few) {
     const int64_t num_whole = step.num_layers - step.last_only;
     for (int64_t l = 0; l < num_whole; ++l) {
