@@ -3,8 +3,8 @@
     mm        torch.mm, weights as they are
     mkl       MKL with weights that it packed ahead
     onednn    oneDNN with weights that it packed ahead
-    panels    marquee::linear, this project's own packed weights; like the others in float32's own instructions, also where
-              the fused operators have AMX compute float32 products faster
+    panels    marquee::linear, this project's own packed weights; like the others in float32's own instructions,
+              also where the fused operators have AMX compute float32 products faster
 
 Shapes: M rows, K inputs, N outputs.
 """
