@@ -13,7 +13,17 @@ from typing import Any
 import torch
 
 # Of the hundred or so that a processor lists, those that decide which code runs.
-_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+_FLAGS = (
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_tile",
+    "amx_bf16",
+    "amx_int8",
+)
 _PACKAGES = (
     "torch",
     "fbgemm-gpu-cpu",

@@ -55,4 +55,6 @@ class FusedTower(nn.Module):
         if foundation.age_column is not None:
             return foundation.tokens(inputs.facet_ids, inputs.item_ids, items), inputs.token_offsets
         facets = foundation.facet_embedding.weight
-        return embed_tokens(inputs.facet_ids, facets, inputs.item_ids, items.vectors, inputs.last_index)
+        return embed_tokens(
+            inputs.facet_ids, facets, inputs.item_ids, items.vectors, inputs.last_index, inputs.positions
+        )

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from foundation.layout import layout
 from ranker.arches.sparse import PaddedSparseArch
 from ranker.features.columns import SparseColumn
 from serving.fused_bags import FusedBags, FusedFacets
@@ -88,7 +89,14 @@ TABLE = torch.zeros(3, 2)
 @pytest.mark.parametrize(
     ("ids", "tables", "columns", "least", "error", "message"),
     [
-        (torch.tensor([[0, 3]]), [TABLE], [2], 0, ValueError, r"ids\[0, 1\] is 3; the table has 3 rows"),
+        (
+            torch.tensor([[0, 3]]),
+            [TABLE],
+            [2],
+            0,
+            ValueError,
+            r"pool_bags: ids\[0, 1\] is 3; the table has 3 rows",
+        ),
         (torch.tensor([[0]]), [TABLE], [2], 0, ValueError, r"ids has shape \[1, 1\].* must be \[R, 2\]"),
         (
             torch.tensor([[0]]),
@@ -124,8 +132,10 @@ def test_tokens_are_their_facets_and_their_item(tokens: int, width: int, facets:
     expected = torch.zeros(tokens, width)
     for column in ids.unbind(1):
         expected += torch.where((column > 0)[:, None], table.nan_to_num(0.0)[column], 0.0)
-    found, offsets = embed_tokens(ids, table, item_ids, items, torch.tensor([1, 4]))
-    assert offsets.tolist() == [0, 2, 5]
+    lengths = [tokens - tokens // 3, tokens // 3] if tokens >= 3 else [tokens] * (tokens > 0)
+    where = layout(torch.tensor(lengths, dtype=torch.int64))
+    found, offsets = embed_tokens(ids, table, item_ids, items, where.last_index, where.positions)
+    assert offsets.tolist() == [0, *torch.tensor(lengths, dtype=torch.int64).cumsum(0).tolist()]
     torch.testing.assert_close(found, expected + items[item_ids], rtol=1e-6, atol=1e-6)
 
 
@@ -153,7 +163,7 @@ def test_they_keep_the_rules_of_an_operator_too() -> None:
     ids, table = torch.tensor([[0, 2], [1, 0]]), torch.randn(3, 5)
     torch.library.opcheck(
         torch.ops.marquee.embed_tokens.default,
-        (ids, table, torch.tensor([1, 0]), torch.randn(2, 5), torch.tensor([0, 1])),
+        (ids, table, torch.tensor([1, 0]), torch.randn(2, 5), torch.tensor([0, 1]), torch.zeros(2).long()),
     )
     torch.library.opcheck(
         torch.ops.marquee.profile_vector.default,
@@ -165,6 +175,15 @@ def test_they_keep_the_rules_of_an_operator_too() -> None:
     ("change", "kind", "message"),
     [
         ({"last_index": torch.zeros(1, 1).long()}, ValueError, r"last_index has shape \[1, 1\]"),
+        (
+            {"last_index": torch.tensor([0, 1])},
+            ValueError,
+            r"last_index\[1\] is 1; request 1 has no token at 1",
+        ),
+        ({"last_index": torch.tensor([1, 0])}, ValueError, r"last_index\[1\] is 0"),
+        ({"last_index": torch.tensor([7])}, ValueError, r"last_index\[0\] is 7"),
+        ({"last_index": torch.tensor([0])}, ValueError, "the last of last_index is 0; there are 2 tokens"),
+        ({"facets": torch.zeros(3, 5).double()}, TypeError, r"embed_tokens: tables\[0\] is Double"),
         ({"item_ids": torch.tensor([0, 4])}, ValueError, r"item_ids\[1\] is 4; there are 4 items"),
         ({"item_ids": torch.tensor([-1, 0])}, ValueError, r"item_ids\[0\] is -1"),
         ({"item_ids": torch.tensor([0])}, ValueError, r"item_ids has shape \[1\]"),
@@ -187,6 +206,7 @@ def test_tokens_that_are_wrong_are_named(
         "item_ids": torch.tensor([1, 0]),
         "items": torch.zeros(4, 5),
         "last_index": torch.tensor([1]),
+        "positions": torch.tensor([0, 1]),
     }
     with pytest.raises(kind, match=message):
         embed_tokens(**(right | change))

@@ -74,7 +74,7 @@ torch.library.register_kernel(_NAME, "cuda", _plain)  # nothing to gain from a k
 
 
 def embed_tokens(
-    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What the decoder reads of each token: its facets' embeddings and its item's vector, added up; and whose it is.
 
@@ -85,7 +85,8 @@ def embed_tokens(
         facets: `[rows, D]` float32, contiguous.
         item_ids: `[T]` int64, contiguous, rows of `items`.
         items: `[I, D]` float32, contiguous.
-        last_index: `[B]` int64, contiguous, each request's last token; every request has one.
+        last_index: `[B]` int64, contiguous, each request's last token; a request without one is an error.
+        positions: `[T]` int64, contiguous, of each token in its request.
 
     Returns:
         tokens `[T, D]` and their offsets `[B + 1]`.
@@ -94,7 +95,7 @@ def embed_tokens(
         ValueError: if a shape, a stride or an id is wrong (on a GPU ids aren't looked at).
         TypeError: if a dtype is wrong.
     """
-    return torch.ops.marquee.embed_tokens(facet_ids, facets, item_ids, items, last_index)
+    return torch.ops.marquee.embed_tokens(facet_ids, facets, item_ids, items, last_index, positions)
 
 
 def profile_vector(
@@ -129,14 +130,14 @@ def profile_vector(
 
 
 def _fake_tokens(
-    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     tokens = items.new_empty(facet_ids.shape[0], items.shape[1])
     return tokens, last_index.new_empty(last_index.shape[0] + 1)
 
 
 def _plain_tokens(
-    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor
+    facet_ids: Tensor, facets: Tensor, item_ids: Tensor, items: Tensor, last_index: Tensor, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     tokens = _plain(facet_ids, [facets], [facet_ids.shape[1]], [False], 1) + items[item_ids]
     return tokens, torch.cat((last_index.new_zeros(1), last_index + 1))

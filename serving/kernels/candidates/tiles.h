@@ -43,7 +43,7 @@ struct Operands {
   int64_t num_requests;    // B
   int64_t num_candidates;  // C
   int64_t widest;          // outputs of the widest layer, the first included
-  int64_t widest_input;    // of layers that may be int8
+  int64_t widest_input;    // of layers whose rows are prepared: quantised, or split for AMX
   int64_t tile;            // candidates of a task, at most kMostTileCandidates
 };
 

@@ -34,8 +34,8 @@ struct Scratch {
   float* met;      // [dot products ; features]
   float* hidden[2];
   int64_t e_stride, met_stride, hidden_stride;
-  float* scales;   // of rows that int8 weights are multiplied with,
-  uint8_t* bytes;  // and their values
+  uint8_t* bytes;  // rows prepared for a product: quantised, or split for AMX;
+  float* scales;   // and their scales, if quantised
 
   Scratch(const Operands& o, float* at)
       : queries(at), e_stride(scratch_stride(o.e.width)), met_stride(scratch_stride(o.met.num_inputs)),

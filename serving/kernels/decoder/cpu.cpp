@@ -111,7 +111,7 @@ int64_t block_rows_for(const Step& step, int64_t num_threads) {
     return equal;
   }
   // The second half of a sequence attends to three times as many keys: it gets fewer rows. In whole register tiles: 136
-  // and 120 of 256 rows take 3.95 and 3.89 ms, 128 and 128 took 3.77 and 4.13. On AMX weights cost half of that.
+  // and 120 of 256 rows take 3.95 and 3.89 ms, 128 and 128 took 3.77 and 4.13. On AMX weights cost about half of that.
   const int64_t tile = is_amx ? 16 : 8, key_cost = is_amx ? 2 : 1;
   const int64_t row_cost = 8 * step.D + 4 * step.F + 4 * num_rows;  // on average, where a key costs 8
   const int64_t balanced = (num_rows / 2 + key_cost * num_rows * num_rows / row_cost + tile / 2) / tile * tile;

@@ -1,4 +1,4 @@
-// Every linear layer of the step is one call of `linear` here.
+// Every linear layer of the step is one call of `linear` or `add_linear` here, or of block_impl.h's feed_forward.
 #pragma once
 
 #include "decoder/step.h"
@@ -22,8 +22,8 @@ inline Range share(Range range, int64_t thread, int64_t num_threads) {
   return {first, last < range.last ? last : range.last};
 }
 
-// out[row, column] of rows times weights, in those panels' columns; those past num_outputs are zeros. Not inlined: it is
-// the one copy of the register tiles, and what surrounds it would take their registers.
+// out[row, column] of rows times weights, in those panels' columns; those past num_outputs are zeros. Not inlined: where
+// AMX doesn't compute it is the one copy of the register tiles, and what surrounds it would take their registers.
 __attribute__((noinline)) void linear_prepared(const Activations& a, const PackedWeights& weights, Range panels,
                                                float* out, int64_t stride) {
   multiply(a, weights, panels.first, panels.last,

@@ -43,7 +43,7 @@ struct PackedWeights {
   const void* data;
   const float* scales;  // int8: [2, N padded to panels], of each output, then 128 times the sum of its weights; or null
   int64_t num_inputs, num_outputs;
-  Extra extra;  // cpu_extra()
+  Extra extra;  // cpu_extra(), or none where rows aren't prepared
 };
 
 // Rows that a linear layer reads, `stride` floats apart, and room for them prepared.

@@ -1,7 +1,7 @@
 // float32 products by AMX's bfloat16 instruction. With 24 bits of mantissa a float32 is the sum of three bfloat16 ones
 // of 8 bits each, exactly:
 //
-//     x = x0 + x1 + x2,    x y = x0 y0 + x0 y1 + x1 y0 + x1 y1 + x0 y2 + x2 y0 + (at most 2^-21 |x y|)
+//     x = x0 + x1 + x2,    x y = x0 y0 + (x0 y1 + x1 y0) + (x0 y2 + x1 y1 + x2 y0) + (at most 2^-21 |x y|)
 //
 // Six products are added in float32, smaller ones first (Henry, Tang, Heinecke, arXiv 1904.06376). What is left out is
 // below what adding up rounds: of normal random operands the largest error is half of that of float32 multiply-adds one
