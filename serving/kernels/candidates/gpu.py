@@ -180,13 +180,7 @@ def score_candidates_gpu(
     """
     if scales or any(weight.dtype == torch.int8 for weight in weights):
         raise TypeError("linear weights are int8; on a GPU they must be torch.float32 (--linears float32)")
-    if q is None:
-        H, of_dots = x_table.shape[1], (dot_weights.shape[0], e_table.shape[1])
-        if p.dim() != 2 or p.shape[1] != H + math.prod(of_dots):
-            raise ValueError(
-                f"p has shape {list(p.shape)} and there is no q; it must be [B, {H + math.prod(of_dots)}]"
-            )
-        p, q = p[:, :H], p[:, H:].unflatten(1, of_dots)
+    p, q = _profile(p, q, x_table, e_table, dot_weights)
     of_features = features is not None
     layers = weights[of_features + (crossed is not None) :]
     if len(layers) < 2 or len(layers) % 2:
@@ -194,7 +188,6 @@ def score_candidates_gpu(
             f"there are {len(weights)} weights; they must be one for features, one for crossed candidates, and two for "
             "each layer"
         )
-    p, q = p.contiguous(), q.contiguous()
     _check(rows, offsets, x_table, e_table, table_scales, p, q, dot_weights, features, crossed, weights)
     if layers[-1].numel() != num_tasks:
         raise ValueError(f"the last layer has {layers[-1].numel()} outputs; there are {num_tasks} tasks")
@@ -219,6 +212,20 @@ def score_candidates_gpu(
             **blocks, **LAUNCH,
         )  # fmt: skip
     return out if has_head else _remaining_layers(out, rest)
+
+
+def _profile(
+    p: Tensor, q: Tensor | None, x_table: Tensor, e_table: Tensor, dot_weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both, contiguous, also where p's rows hold q behind it."""
+    if q is None:
+        H, of_dots = x_table.shape[1], (dot_weights.shape[0], e_table.shape[1])
+        if p.dim() != 2 or p.shape[1] != H + math.prod(of_dots):
+            raise ValueError(
+                f"p has shape {list(p.shape)} and there is no q; it must be [B, {H + math.prod(of_dots)}]"
+            )
+        p, q = p[:, :H], p[:, H:].unflatten(1, of_dots)
+    return p.contiguous(), q.contiguous()
 
 
 def _remaining_layers(hidden: Tensor, layers: list[Tensor]) -> Tensor:

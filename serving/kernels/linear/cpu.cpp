@@ -51,7 +51,7 @@ void multiply_all(const Operands& operands, int64_t R) {
   const int64_t most = at::in_parallel_region() ? 1 : at::get_num_threads();
   const int num_threads = static_cast<int>(std::clamp<int64_t>(std::min(worth, num_blocks), 1, most));
   const Rows rows = rows_for(cpu_capability());
-  const int64_t bytes = prepared_bytes(kTile, K);
+  const int64_t bytes = operands.weights.scales == nullptr ? 0 : prepared_bytes(kTile, K);  // float32 rows stay
   const at::Tensor scratch = at::empty({num_threads * bytes}, at::kByte);
   std::atomic<int64_t> counter{0};
 #pragma omp parallel num_threads(num_threads)
